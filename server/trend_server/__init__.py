@@ -1,0 +1,1 @@
+"""What the operator runs: enrolment, rounds, aggregation, the registry of adapters."""
