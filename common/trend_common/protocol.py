@@ -43,7 +43,7 @@ __all__ = [
     "parse",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION: Literal[1] = 1
 
 ACTION_DESCRIBE = "query.describe"
 ACTION_TRAIN = "train"
@@ -67,9 +67,7 @@ class WireModel(BaseModel):
 
     def canonical(self) -> str:
         """The JSON that is sent and hashed: sorted keys, no spaces, ASCII."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True
-        )
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     def sha256(self) -> str:
         """SHA-256 of :meth:`canonical`, in hexadecimal."""
@@ -176,9 +174,7 @@ class FederationPlan(WireModel):
         if self.update == "gradient" and self.steps != 1:
             raise ValueError('update "gradient" sends one gradient a round, so steps must be 1')
         if self.wire == "int8" and self.privacy is None:
-            raise ValueError(
-                "int8 takes its scale from the values, so it is for noised values only; use float32"
-            )
+            raise ValueError("int8 takes its scale from the values, so it is for noised values only; use float32")
         return self
 
 

@@ -69,9 +69,7 @@ def tensors_sha256(tensors: Mapping[str, NDArray[np.generic]]) -> str:
     return digest.hexdigest()
 
 
-def check_tensors(
-    tensors: Mapping[str, NDArray[np.generic]], schema: Sequence[TensorSpec], what: str
-) -> Tensors:
+def check_tensors(tensors: Mapping[str, NDArray[np.generic]], schema: Sequence[TensorSpec], what: str) -> Tensors:
     """Return ``tensors`` as float32, or raise with every difference from ``schema``.
 
     Args:
@@ -104,9 +102,7 @@ def check_tensors(
 
 def total_norm(tensors: Mapping[str, NDArray[np.floating]]) -> float:
     """The Euclidean norm over all elements of all tensors."""
-    return float(
-        np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in tensors.values()))
-    )
+    return float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in tensors.values())))
 
 
 def encode_int8(tensors: Tensors, source: UniformSource) -> dict[str, NDArray[np.generic]]:
@@ -151,9 +147,7 @@ def decode_int8(encoded: Mapping[str, NDArray[np.generic]], schema: Sequence[Ten
                 f"{spec.name} is {value.dtype} of shape {value.shape}, not int8 of shape {spec.shape}.",
                 "Only the tensors that the plan names may travel.",
             )
-        factor = (
-            float(scale.reshape(-1)[0]) if scale.dtype == np.float32 and scale.shape == (1,) else float("nan")
-        )
+        factor = float(scale.reshape(-1)[0]) if scale.dtype == np.float32 and scale.shape == (1,) else float("nan")
         if not (np.isfinite(factor) and factor > 0):
             raise PolicyError(f"The scale of {spec.name} is not a finite positive float32.", "Send it again.")
         out[spec.name] = (value.astype(np.float32) * np.float32(factor)).astype(np.float32)
