@@ -1,0 +1,117 @@
+"""The one interface between data, training and any forecasting model.
+
+Shapes in this package: N windows, L context steps, H horizon steps, C covariate channels
+(:data:`trend_common.covariates.CHANNELS`), Q quantile levels, T text features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LEVELS", "Backbone", "Batch", "Capabilities", "ForecastOutput"]
+
+LEVELS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Quantile levels that every backbone predicts."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of series; every row depends on one series and on the calendar alone.
+
+    Attributes:
+        past_values: [N, L] in the series' own units; 0 where masked.
+        past_mask: [N, L] 1 where the value is known.
+        past_cov: [N, L, C].
+        future_cov: [N, H, C]; past-only channels are 0 here.
+        freq: [N] int64, 0 daily, 1 weekly, 2 monthly.
+        text: [N, T] hashed character n-grams of the description, rows of norm 1, or 0 where there is none.
+        static_ids: [N, 3] int64 hash buckets of store, product and category; 0 is unknown.
+        level_hint: [N] a level to expect, for series with little or no history; 0 where there is none. Never set in
+            private training, where it would tie a series to its siblings.
+        future_values, future_mask: [N, H] targets, for training.
+    """
+
+    past_values: Tensor
+    past_mask: Tensor
+    past_cov: Tensor
+    future_cov: Tensor
+    freq: Tensor
+    text: Tensor
+    static_ids: Tensor
+    level_hint: Tensor
+    future_values: Tensor | None = None
+    future_mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.past_values.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def rows(self, index: Tensor | slice) -> Batch:
+        """The chosen rows."""
+        chosen = {
+            field.name: value[index]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **chosen)
+
+
+@dataclass(frozen=True)
+class ForecastOutput:
+    """What a backbone returns.
+
+    Attributes:
+        quantiles: [N, H, Q] in the series' units, ascending in Q, not negative.
+        mean: [N, H] in the series' units.
+        loss_per_sample: [N], or None without targets. A window without a known target has loss 0.
+    """
+
+    quantiles: Tensor
+    mean: Tensor
+    loss_per_sample: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backbone can use."""
+
+    covariates: bool
+    text: bool
+    cold_start: bool
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen forecasting model with named places for LoRA.
+
+    Every layer in :attr:`lora_targets` is an ``nn.Linear`` whose input is [N, tokens, features], the window
+    first: per-series gradients rely on it, and the self-test checks it.
+    """
+
+    name: str
+    lora_targets: tuple[str, ...]
+    capabilities: Capabilities
+    max_context: int
+    max_horizon: int
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> ForecastOutput:
+        """Forecast ``batch``; with targets also give the loss of each window."""
+
+    @property
+    @abstractmethod
+    def config(self) -> Mapping[str, object]:
+        """The configuration that, with the weights, identifies the model."""

@@ -1,0 +1,374 @@
+"""Our own backbone: a bidirectional patch encoder that forecasts a whole horizon at once, with known covariates.
+
+The tokens are one for the series' statics, one for each patch of history and one for each patch of the horizon. Each
+horizon step is given several simple forecasts (same phase, recent level, last year, last year adjusted for
+growth); the head mixes them by a softmax and adds a residual for each quantile, on the scale asinh(value / window
+mean). A window is scaled by itself alone. Patching follows Nie et al. 2023 (arXiv:2211.14730); the quantile head
+trained by the pinball loss is that of direct multi-horizon forecasters such as Chronos-Bolt (arXiv:2403.07815).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from trend_common.backbones.base import LEVELS, Backbone, Batch, Capabilities, ForecastOutput
+from trend_common.covariates import CHANNELS, FREQUENCIES, SEASON, YEAR
+
+__all__ = ["TrendBackbone", "TrendConfig", "TrendForecast", "TrendModel"]
+
+_N_CANDIDATES = 6
+_RECENT = {"D": 28, "W": 8, "M": 6}
+_YEAR_SMOOTHING = {"D": 7, "W": 1, "M": 1}
+_LARGEST = 8.0
+"""asinh-scale ceiling of a forecast: about 1,500 times the window's mean."""
+
+
+class TrendConfig(PretrainedConfig):
+    """Configuration of :class:`TrendModel`; ``patch``, ``max_context`` and ``max_horizon`` are in steps."""
+
+    model_type = "trend"
+
+    def __init__(
+        self,
+        d_model: int = 128,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        d_ff: int = 384,
+        patch: int = 14,
+        max_context: int = 504,
+        max_horizon: int = 56,
+        n_covariates: int = len(CHANNELS),
+        n_text: int = 128,
+        n_static: int = 512,
+        levels: tuple[float, ...] = LEVELS,
+        mean_weight: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        self.d_model = d_model
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.d_ff = d_ff
+        self.patch = patch
+        self.max_context = max_context
+        self.max_horizon = max_horizon
+        self.n_covariates = n_covariates
+        self.n_text = n_text
+        self.n_static = n_static
+        self.levels = list(levels)
+        self.mean_weight = mean_weight
+        super().__init__(**kwargs)
+
+
+@dataclass
+class TrendForecast(ModelOutput):
+    """Output of :class:`TrendModel`: see :class:`trend_common.backbones.base.ForecastOutput`."""
+
+    loss: Tensor | None = None
+    quantiles: Tensor | None = None
+    mean: Tensor | None = None
+    loss_per_sample: Tensor | None = None
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer with plain linear projections, so that LoRA can sit on each."""
+
+    def __init__(self, config: TrendConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.heads = config.n_heads
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.q_proj, self.k_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.v_proj, self.o_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.fc1, self.fc2 = nn.Linear(d, config.d_ff), nn.Linear(config.d_ff, d)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [N, tokens, d]; mask [N, 1, 1, tokens] true where a token may be attended to."""
+        n, tokens, d = x.shape
+
+        def split(z: Tensor) -> Tensor:
+            return z.view(n, tokens, self.heads, d // self.heads).transpose(1, 2)
+
+        y = self.norm1(x)
+        mixed = F.scaled_dot_product_attention(
+            split(self.q_proj(y)), split(self.k_proj(y)), split(self.v_proj(y)), attn_mask=mask
+        )
+        x = x + self.o_proj(mixed.transpose(1, 2).reshape(n, tokens, d))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Simple forecasts in scaled space: ``values`` and ``known`` are [N, steps, K]."""
+
+    values: Tensor
+    known: Tensor
+
+
+class TrendModel(PreTrainedModel):
+    """The network. Use :class:`TrendBackbone` for the common interface."""
+
+    config_class = TrendConfig
+    base_model_prefix = "trend"
+    main_input_name = "past_values"
+
+    def __init__(self, config: TrendConfig) -> None:
+        super().__init__(config)
+        d, patch = config.d_model, config.patch
+        channels = 2 + 2 * _N_CANDIDATES + config.n_covariates
+        self.in1, self.in2 = nn.Linear(patch * channels, d), nn.Linear(d, d)
+        self.in_skip = nn.Linear(patch * channels, d)
+        self.position = nn.Embedding((config.max_context + config.max_horizon) // patch, d)
+        self.statics = nn.Linear(8, d)
+        self.text = nn.Linear(config.n_text, d, bias=False)
+        self.categories = nn.Embedding(config.n_static, d)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
+        self.norm = nn.LayerNorm(d)
+        self.head1 = nn.Linear(d, d)
+        self.head2 = nn.Linear(d, patch * (len(config.levels) + 1 + _N_CANDIDATES))
+        self.register_buffer("levels", torch.tensor(config.levels), persistent=False)
+        for name, table in (("season", SEASON), ("year", YEAR), ("recent", _RECENT), ("near", _YEAR_SMOOTHING)):
+            self.register_buffer(name, torch.tensor([table[freq] for freq in FREQUENCIES]), persistent=False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, TrendModel):
+            # Inert until something trains them; a zero start leaves the numeric path undisturbed.
+            nn.init.zeros_(module.text.weight)
+            nn.init.zeros_(module.categories.weight)
+            module.head2.weight.mul_(0.1)
+            # Non-persistent buffers are not in a checkpoint, so they are rebuilt wherever the model is made.
+            module.levels.copy_(torch.tensor(self.config.levels))
+            for name, table in (("season", SEASON), ("year", YEAR), ("recent", _RECENT), ("near", _YEAR_SMOOTHING)):
+                getattr(module, name).copy_(torch.tensor([table[freq] for freq in FREQUENCIES]))
+
+    def forward(
+        self,
+        past_values: Tensor,
+        past_mask: Tensor,
+        past_cov: Tensor,
+        future_cov: Tensor,
+        freq: Tensor,
+        text: Tensor | None = None,
+        static_ids: Tensor | None = None,
+        level_hint: Tensor | None = None,
+        future_values: Tensor | None = None,
+        future_mask: Tensor | None = None,
+        return_dict: bool = True,
+        **kwargs: object,
+    ) -> TrendForecast:
+        """Shapes as in :class:`trend_common.backbones.base.Batch`."""
+        config, patch = self.config, self.config.patch
+        n, horizon = past_values.shape[0], future_cov.shape[1]
+        pad_past, pad_future = (-past_values.shape[1]) % patch, (-horizon) % patch
+        past_values, past_mask = F.pad(past_values, (pad_past, 0)), F.pad(past_mask, (pad_past, 0))
+        past_cov = F.pad(past_cov, (0, 0, pad_past, 0))
+        future_cov = F.pad(future_cov, (0, 0, 0, pad_future))
+        steps_past, steps_future = past_values.shape[1], future_cov.shape[1]
+
+        known = past_mask.to(past_values.dtype)
+        scale = _window_scale(past_values * known, known, level_hint)
+        x = past_values * known / scale[:, None]
+        has_hint = torch.zeros_like(scale) if level_hint is None else (level_hint > 0).to(scale.dtype)
+        candidates = self._candidates(x, known, freq, steps_future, has_hint)
+
+        zeros = x.new_zeros(n, steps_future)
+        series = torch.stack([torch.cat([torch.asinh(x), zeros], 1), torch.cat([known, zeros], 1)], -1)
+        features = torch.cat(
+            [series, torch.asinh(candidates.values), candidates.known, torch.cat([past_cov, future_cov], 1)], -1
+        )
+        tokens = features.reshape(n, (steps_past + steps_future) // patch, -1)
+        embedded = self.in_skip(tokens) + self.in2(F.gelu(self.in1(tokens)))
+        n_past, n_future = steps_past // patch, steps_future // patch
+        origin = config.max_context // patch
+        embedded = embedded + self.position(torch.arange(origin - n_past, origin + n_future, device=x.device))
+
+        summary = self.statics(_statics(x, known, scale, freq, has_hint))
+        if text is not None:
+            summary = summary + self.text(text)
+        if static_ids is not None:
+            summary = summary + self.categories(static_ids % config.n_static).sum(1)
+        hidden = torch.cat([summary[:, None], embedded], 1)
+        visible = torch.cat(
+            [known.new_ones(n, 1), known.view(n, n_past, patch).amax(-1), known.new_ones(n, n_future)], 1
+        )
+        mask = (visible > 0)[:, None, None, :]
+        for block in self.blocks:
+            hidden = block(hidden, mask)
+        out = self.head2(F.gelu(self.head1(self.norm(hidden[:, -n_future:]))))
+        out = out.reshape(n, steps_future, -1)[:, :horizon].float()
+
+        n_levels = len(config.levels)
+        options = candidates.values[:, steps_past : steps_past + horizon]
+        allowed = candidates.known[:, steps_past : steps_past + horizon]
+        weights = torch.softmax(out[..., n_levels + 1 :] + (allowed - 1) * 30.0, -1)
+        base = (weights * torch.asinh(options)).sum(-1)
+        scaled = base[..., None] + out[..., :n_levels]
+        log_mean = out[..., n_levels] + torch.log((weights * options).sum(-1) + 0.1)
+        mean = torch.exp(log_mean.clamp(-8.0, 5.0))
+
+        per_sample = None
+        if future_values is not None and future_mask is not None:
+            target_known = future_mask.to(scaled.dtype)
+            target = future_values * target_known / scale[:, None]
+            per_sample = _loss(scaled, mean, target, target_known, self.levels, config.mean_weight)
+        quantiles = torch.sinh(scaled.clamp(max=_LARGEST)).clamp(min=0).sort(-1).values * scale[:, None, None]
+        return TrendForecast(
+            loss=None if per_sample is None else per_sample.mean(),
+            quantiles=quantiles,
+            mean=mean * scale[:, None],
+            loss_per_sample=per_sample,
+        )
+
+    def _candidates(self, x: Tensor, known: Tensor, freq: Tensor, steps_future: int, has_hint: Tensor) -> _Candidates:
+        """Simple forecasts for each step; for history, what they would have been a season or a year before."""
+        n, steps = x.shape
+        season, year = self.season[freq][:, None], self.year[freq][:, None]
+        recent, near = self.recent[freq][:, None], self.near[freq][:, None]
+        ahead = torch.arange(steps_future, device=x.device)[None]
+
+        def gather(index: Tensor) -> tuple[Tensor, Tensor]:
+            inside = (index >= 0) & (index < steps)
+            flat = index.clamp(0, max(steps - 1, 0)).reshape(n, -1)
+            if steps == 0:
+                empty = x.new_zeros(index.shape)
+                return empty, empty
+            value = torch.gather(x, 1, flat).view(index.shape) * inside
+            return value, torch.gather(known, 1, flat).view(index.shape) * inside
+
+        def mean_of(index: Tensor) -> tuple[Tensor, Tensor]:
+            value, ok = gather(index)
+            count = ok.sum(-1)
+            return (value * ok).sum(-1) / count.clamp(min=1), count
+
+        back = torch.arange(8, device=x.device)
+        phase = steps - season + (ahead % season)
+        same_phase = phase[..., None] - season[..., None] * back
+        phase4, count4 = mean_of(same_phase[..., :4])
+        phase8, count8 = mean_of(same_phase)
+        day = torch.arange(steps, device=x.device)[None]
+        in_recent = known * (day >= steps - recent)
+        level_count = in_recent.sum(1)
+        overall = (x * known).sum(1) / known.sum(1).clamp(min=1)
+        level = torch.where(level_count > 0, (x * in_recent).sum(1) / level_count.clamp(min=1), overall)
+        years = torch.arange(1, 4, device=x.device)
+        last_year = steps + ahead - year * (1 + (ahead // year))
+        exact, exact_count = mean_of(last_year[..., None] - year[..., None] * (years - 1))
+        around = torch.tensor([-1, 0, 1], device=x.device)
+        smooth, smooth_count = mean_of(last_year[..., None] + near[..., None] * around)
+        # Growth since last year: the recent level over the level one year before it.
+        in_old = known * (day >= steps - recent - year) * (day < steps - year)
+        old_count = in_old.sum(1)
+        old_level = (x * in_old).sum(1) / old_count.clamp(min=1)
+        growth = torch.where((old_count > 0) & (old_level > 0.02), level / old_level.clamp(min=0.02), x.new_ones(n))
+        adjusted = smooth * growth.clamp(0.25, 4.0)[:, None]
+        nothing = (known.sum(1) == 0).to(x.dtype)
+        # With no history at all the scale itself is the best guess: 1 in scaled space.
+        flat = torch.where(nothing > 0, torch.ones_like(level), level)[:, None].expand(n, steps_future)
+        values = torch.stack([phase4, phase8, flat, exact, smooth, adjusted], -1)
+        ok = torch.stack(
+            [
+                count4,
+                count8 / 2,
+                torch.full_like(count4, 4.0),
+                exact_count * 4,
+                smooth_count * 1.3,
+                smooth_count * 1.3,
+            ],
+            -1,
+        )
+        ok = (ok / 4).clamp(max=1)
+        previous, previous_ok = gather(day - season)
+        before, before_ok = gather(day - year)
+        blank = torch.zeros_like(previous)
+        past_values = torch.stack([previous, blank, blank, before, blank, blank], -1)
+        past_known = torch.stack([previous_ok, blank, blank, before_ok, blank, blank], -1)
+        return _Candidates(torch.cat([past_values, values], 1), torch.cat([past_known, (ok > 0).to(x.dtype)], 1))
+
+
+def _window_scale(values: Tensor, known: Tensor, level_hint: Tensor | None) -> Tensor:
+    """[N] the mean of the known values, shrunk to a hint by one pseudo-value; at least a small positive number."""
+    total, count = values.abs().sum(1), known.sum(1)
+    if level_hint is None:
+        scale = total / count.clamp(min=1)
+    else:
+        has = (level_hint > 0).to(values.dtype)
+        scale = (total + has * level_hint) / (count + has).clamp(min=1)
+    return torch.where(scale > 0, scale, torch.full_like(scale, 0.05)).clamp(min=1e-4)
+
+
+def _statics(x: Tensor, known: Tensor, scale: Tensor, freq: Tensor, has_hint: Tensor) -> Tensor:
+    """[N, 8] what a window is like: level, share of zeros, variation, length, frequency."""
+    count = known.sum(1)
+    zeros = ((x == 0) * known).sum(1) / count.clamp(min=1)
+    variation = (((x - 1) ** 2 * known).sum(1) / count.clamp(min=1)).sqrt()
+    one_hot = F.one_hot(freq, 3).to(x.dtype)
+    columns = [torch.log(scale) / 4, zeros, torch.log1p(variation), torch.log1p(count) / 6, has_hint]
+    return torch.cat([torch.stack(columns, -1), one_hot], -1)
+
+
+def _loss(scaled: Tensor, mean: Tensor, target: Tensor, known: Tensor, levels: Tensor, mean_weight: float) -> Tensor:
+    """[N] pinball loss on the asinh scale plus a Poisson deviance for the mean, averaged over known steps."""
+    error = torch.asinh(target)[..., None] - scaled
+    pinball = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    y = target.clamp(0, 20)
+    deviance = mean - y * torch.log(mean) - (y - y * torch.log(y.clamp(min=1e-4)))
+    return ((pinball + mean_weight * deviance) * known).sum(1) / known.sum(1).clamp(min=1)
+
+
+class TrendBackbone(Backbone):
+    """:class:`TrendModel` behind the common interface."""
+
+    lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "in1", "in2", "in_skip", "head1", "head2")
+    capabilities = Capabilities(covariates=True, text=True, cold_start=True)
+
+    def __init__(self, core: TrendModel, name: str = "trend") -> None:
+        super().__init__()
+        self.core = core
+        self.name = name
+        self.max_context = int(core.config.max_context)
+        self.max_horizon = int(core.config.max_horizon)
+
+    def forward(self, batch: Batch) -> ForecastOutput:
+        """See :meth:`Backbone.forward`."""
+        out = self.core(
+            past_values=batch.past_values,
+            past_mask=batch.past_mask,
+            past_cov=batch.past_cov,
+            future_cov=batch.future_cov,
+            freq=batch.freq,
+            text=batch.text,
+            static_ids=batch.static_ids,
+            level_hint=batch.level_hint,
+            future_values=batch.future_values,
+            future_mask=batch.future_mask,
+        )
+        return ForecastOutput(out.quantiles, out.mean, out.loss_per_sample)
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        """The transformers configuration as a dictionary."""
+        found: Mapping[str, object] = self.core.config.to_dict()
+        return found
+
+
+AutoConfig.register("trend", TrendConfig)
+AutoModel.register(TrendConfig, TrendModel)
