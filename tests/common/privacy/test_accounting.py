@@ -1,0 +1,182 @@
+"""ε against published tables, other people's accountants, and itself."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trend_common.privacy.accounting import (
+    Run,
+    compose,
+    epsilon_of,
+    gaussian_delta,
+    gaussian_epsilon,
+    noise_multiplier_for,
+)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "q", "steps", "delta", "epsilon"),
+    [
+        (1.0, 0.05, 150, 1e-5, 4.176),
+        (0.6, 0.02, 150, 8.5e-5, 5.369),
+        (10.0, 0.5, 150, 1e-5, 2.525),
+        # jax_privacy's documentation.
+        (3.0, 0.1, 512, 1e-6, 3.77),
+        (9.66, 0.1, 512, 1e-6, 1.0),
+    ],
+)
+def test_golden_values(sigma: float, q: float, steps: int, delta: float, epsilon: float) -> None:
+    assert epsilon_of(sigma=sigma, q=q, steps=steps, delta=delta) == pytest.approx(epsilon, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    ("q", "multipliers"),
+    [
+        (0.05, (2.52, 1.52)),
+        (0.1, (4.75, 2.65, 1.59, 1.04)),
+        (0.25, (11.5, 6.25, 3.47, 2.02)),
+        (1.0, (45.7, 24.5, 13.3, 7.36)),
+    ],
+)
+def test_golden_noise_multipliers(q: float, multipliers: tuple[float, ...]) -> None:
+    for epsilon, multiplier in zip((1.0, 2.0, 4.0, 8.0), multipliers, strict=False):
+        found = noise_multiplier_for(epsilon=epsilon, delta=1e-5, q=q, steps=150)
+        assert found == pytest.approx(multiplier, rel=0.008)
+        assert epsilon_of(sigma=found, q=q, steps=150, delta=1e-5) <= epsilon
+        assert epsilon_of(sigma=found * 0.998, q=q, steps=150, delta=1e-5) > epsilon, "more noise than needed"
+
+
+@pytest.mark.parametrize(
+    ("sigma", "q", "steps", "delta"), [(1.5, 0.05, 150, 1e-5), (10.0, 0.5, 150, 1e-5), (3.5, 0.25, 60, 1e-6)]
+)
+@pytest.mark.filterwarnings("ignore:Optimal order is the largest alpha:UserWarning")
+def test_opacus_prv_agrees(sigma: float, q: float, steps: int, delta: float) -> None:
+    """Another library, another algorithm (Gopi et al. 2021), the same ε."""
+    from opacus.accountants import PRVAccountant
+
+    other = PRVAccountant()
+    other.history = [(sigma, q, steps)]
+    assert epsilon_of(sigma=sigma, q=q, steps=steps, delta=delta) == pytest.approx(
+        other.get_epsilon(delta=delta), abs=0.02
+    )
+
+
+@pytest.mark.parametrize("mu", [1e-3, 0.05, 0.3, 0.925, 1.66, 5.0, 40.0, 300.0])
+def test_the_closed_form_is_dp_accountings(mu: float) -> None:
+    from dp_accounting import gaussian_mechanism
+
+    assert gaussian_epsilon(mu, 1e-5) == pytest.approx(
+        gaussian_mechanism.get_epsilon_gaussian(1 / mu, 1e-5), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(4.84, 20), (24.5, 150), (2.0, 1)])
+def test_the_closed_form_is_what_the_distribution_gives(sigma: float, steps: int) -> None:
+    """q = 1 takes a short cut; a q of almost 1 does not, and must come out the same."""
+    exact = epsilon_of(sigma=sigma, q=1.0, steps=steps, delta=1e-5)
+    assert epsilon_of(sigma=sigma, q=1 - 1e-9, steps=steps, delta=1e-5) == pytest.approx(exact, abs=2e-3)
+
+
+@given(mu=st.floats(1e-3, 50), delta=st.floats(1e-12, 0.1))
+@settings(max_examples=100, deadline=None)
+def test_epsilon_is_on_the_safe_side_of_its_delta(mu: float, delta: float) -> None:
+    epsilon = gaussian_epsilon(mu, delta)
+    assert gaussian_delta(mu, epsilon) <= delta
+    if epsilon > 1e-6:
+        assert gaussian_delta(mu, epsilon * (1 - 1e-6)) > delta * (1 - 1e-6)
+
+
+@given(epsilon=st.floats(0.05, 20), delta=st.floats(1e-9, 1e-3), steps=st.integers(1, 5000))
+@settings(max_examples=50, deadline=None)
+def test_calibration_never_overspends(epsilon: float, delta: float, steps: int) -> None:
+    sigma = noise_multiplier_for(epsilon=epsilon, delta=delta, q=1.0, steps=steps)
+    assert epsilon_of(sigma=sigma, q=1.0, steps=steps, delta=delta) <= epsilon
+
+
+@given(sigma=st.floats(1.5, 30), steps=st.integers(1, 200), q=st.sampled_from([0.1, 0.25]))
+@settings(max_examples=6, deadline=None)
+def test_sampling_helps_and_more_steps_cost(sigma: float, steps: int, q: float) -> None:
+    sampled = epsilon_of(sigma=sigma, q=q, steps=steps, delta=1e-5)
+    assert sampled <= epsilon_of(sigma=sigma, q=1.0, steps=steps, delta=1e-5) + 1e-3
+    assert sampled <= epsilon_of(sigma=sigma, q=q, steps=2 * steps, delta=1e-5) + 1e-9
+
+
+def test_four_quarterly_runs_at_two_cost_less_than_eight() -> None:
+    """Composition is less than the sum: 4 × 2.0 is 4.39, and two runs of halves are one whole."""
+    sigma = noise_multiplier_for(epsilon=2.0, delta=1e-5, q=1.0, steps=20)
+    assert compose([Run(sigma=sigma, q=1.0, steps=20)] * 4, 1e-5) == pytest.approx(4.39, abs=0.01)
+    halves = [Run(sigma=sigma, q=1.0, steps=10)] * 2
+    assert compose(halves, 1e-5) == epsilon_of(sigma=sigma, q=1.0, steps=20, delta=1e-5)
+
+
+def test_sampled_and_whole_runs_compose_in_any_order() -> None:
+    sampled, whole = Run(sigma=1.59, q=0.1, steps=150), Run(sigma=4.84, q=1.0, steps=20)
+    both = compose([sampled, whole], 1e-5)
+    assert both == compose([whole, sampled], 1e-5)
+    alone = [compose([run], 1e-5) for run in (sampled, whole)]
+    assert max(alone) < both < sum(alone)
+
+
+def test_no_noise_costs_everything_and_no_steps_nothing() -> None:
+    assert epsilon_of(sigma=0.0, q=1.0, steps=1, delta=1e-5) == math.inf
+    assert compose([], 1e-5) == 0.0
+    assert epsilon_of(sigma=0.0, q=1.0, steps=0, delta=1e-5) == 0.0
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("sigma", "q", "steps"), [(1e-3, 0.5, 100), (1e-6, 0.1, 1), (1.0, 0.1, 10**10), (1e5, 0.1, 10**10)]
+)
+def test_absurd_plans_are_answered_at_once_and_upwards(sigma: float, q: float, steps: int) -> None:
+    """A server that sends a plan of 10¹⁰ steps must not stall its clients."""
+    assert epsilon_of(sigma=sigma, q=q, steps=steps, delta=1e-5) == epsilon_of(
+        sigma=sigma, q=1.0, steps=steps, delta=1e-5
+    )
+
+
+def test_a_spent_budget_with_a_sampled_run_is_answered_upwards() -> None:
+    spent, more = Run(sigma=0.1, q=1.0, steps=4), Run(sigma=1.0, q=0.1, steps=10)
+    assert compose([spent, more], 1e-5) > compose([spent], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sigma": -1.0},
+        {"sigma": math.nan},
+        {"sigma": math.inf},
+        {"q": 0.0},
+        {"q": 1.5},
+        {"steps": -1},
+        {"delta": 0.0},
+        {"delta": 1.0},
+    ],
+)
+def test_parameters_out_of_range_are_named(wrong: dict[str, float]) -> None:
+    parameters = {"sigma": 1.0, "q": 0.5, "steps": 10, "delta": 1e-5} | wrong
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        epsilon_of(**parameters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"epsilon": 0.0}, {"epsilon": math.inf}, {"q": 0.0}, {"steps": 0}, {"delta": 1.0}])
+def test_calibration_names_what_is_out_of_range(wrong: dict[str, float]) -> None:
+    parameters = {"epsilon": 1.0, "q": 0.5, "steps": 10, "delta": 1e-5} | wrong
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        noise_multiplier_for(**parameters)  # type: ignore[arg-type]
+
+
+def test_a_client_that_takes_every_unit_imports_no_heavy_library() -> None:
+    """``trend-client budget`` answers quickly since scipy and dp-accounting stay out."""
+    code = (
+        "import sys; from trend_common.privacy.accounting import epsilon_of, noise_multiplier_for\n"
+        "noise_multiplier_for(epsilon=4.0, delta=1e-5, q=1.0, steps=20)\n"
+        "print([m for m in ('scipy', 'dp_accounting', 'torch', 'opacus') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
