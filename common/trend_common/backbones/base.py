@@ -99,8 +99,12 @@ class Backbone(nn.Module, ABC):
 
     Every layer in :attr:`lora_targets` is an ``nn.Linear`` whose input is [N, tokens, features], the window
     first: per-series gradients rely on it, and the self-test checks it.
+
+    Attributes:
+        core: The network that carries the adapter; after :func:`trend_common.adapters.attach` a ``PeftModel``.
     """
 
+    core: nn.Module
     name: str
     lora_targets: tuple[str, ...]
     capabilities: Capabilities

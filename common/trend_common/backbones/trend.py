@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from trend_common.backbones.base import LEVELS, Backbone, Batch, Capabilities, ForecastOutput
@@ -28,6 +29,7 @@ __all__ = ["TrendBackbone", "TrendConfig", "TrendForecast", "TrendModel"]
 _N_CANDIDATES = 6
 _RECENT = {"D": 28, "W": 8, "M": 6}
 _YEAR_SMOOTHING = {"D": 7, "W": 1, "M": 1}
+_TABLES = {"season": SEASON, "year": YEAR, "recent": _RECENT, "near": _YEAR_SMOOTHING}
 _LARGEST = 8.0
 """asinh-scale ceiling of a forecast: about 1,500 times the window's mean."""
 
@@ -102,7 +104,8 @@ class Block(nn.Module):
             split(self.q_proj(y)), split(self.k_proj(y)), split(self.v_proj(y)), attn_mask=mask
         )
         x = x + self.o_proj(mixed.transpose(1, 2).reshape(n, tokens, d))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        out: Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return out
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class TrendModel(PreTrainedModel):
         self.in1, self.in2 = nn.Linear(patch * channels, d), nn.Linear(d, d)
         self.in_skip = nn.Linear(patch * channels, d)
         self.position = nn.Embedding((config.max_context + config.max_horizon) // patch, d)
-        self.statics = nn.Linear(8, d)
+        self.statics = nn.Linear(12, d)
         self.text = nn.Linear(config.n_text, d, bias=False)
         self.categories = nn.Embedding(config.n_static, d)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
@@ -135,30 +138,30 @@ class TrendModel(PreTrainedModel):
         self.head1 = nn.Linear(d, d)
         self.head2 = nn.Linear(d, patch * (len(config.levels) + 1 + _N_CANDIDATES))
         self.register_buffer("levels", torch.tensor(config.levels), persistent=False)
-        for name, table in (("season", SEASON), ("year", YEAR), ("recent", _RECENT), ("near", _YEAR_SMOOTHING)):
+        for name, table in _TABLES.items():
             self.register_buffer(name, torch.tensor([table[freq] for freq in FREQUENCIES]), persistent=False)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # transformers' own init functions leave alone what was loaded from a checkpoint; in-place arithmetic would not.
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+            gain = 0.1 if module is self.head2 else 1.0
+            if module is self.text:
+                gain = 0.0  # inert until something trains it; the numeric path is undisturbed
+            init.normal_(module.weight, std=gain / math.sqrt(module.in_features))
             if module.bias is not None:
-                nn.init.zeros_(module.bias)
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            init.normal_(module.weight, std=0.0 if module is self.categories else 0.02)
         elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, TrendModel):
-            # Inert until something trains them; a zero start leaves the numeric path undisturbed.
-            nn.init.zeros_(module.text.weight)
-            nn.init.zeros_(module.categories.weight)
-            module.head2.weight.mul_(0.1)
             # Non-persistent buffers are not in a checkpoint, so they are rebuilt wherever the model is made.
-            module.levels.copy_(torch.tensor(self.config.levels))
-            for name, table in (("season", SEASON), ("year", YEAR), ("recent", _RECENT), ("near", _YEAR_SMOOTHING)):
-                getattr(module, name).copy_(torch.tensor([table[freq] for freq in FREQUENCIES]))
+            init.copy_(module.levels, torch.tensor(self.config.levels))
+            for name, table in _TABLES.items():
+                init.copy_(getattr(module, name), torch.tensor([table[freq] for freq in FREQUENCIES]))
 
     def forward(
         self,
@@ -201,7 +204,8 @@ class TrendModel(PreTrainedModel):
         origin = config.max_context // patch
         embedded = embedded + self.position(torch.arange(origin - n_past, origin + n_future, device=x.device))
 
-        summary = self.statics(_statics(x, known, scale, freq, has_hint))
+        spread, spread_features = self._spread(x, known, freq)
+        summary = self.statics(torch.cat([_statics(x, known, scale, freq, has_hint), spread_features], -1))
         if text is not None:
             summary = summary + self.text(text)
         if static_ids is not None:
@@ -221,7 +225,7 @@ class TrendModel(PreTrainedModel):
         allowed = candidates.known[:, steps_past : steps_past + horizon]
         weights = torch.softmax(out[..., n_levels + 1 :] + (allowed - 1) * 30.0, -1)
         base = (weights * torch.asinh(options)).sum(-1)
-        scaled = base[..., None] + out[..., :n_levels]
+        scaled = base[..., None] + out[..., :n_levels] * spread[:, None, None]
         log_mean = out[..., n_levels] + torch.log((weights * options).sum(-1) + 0.1)
         mean = torch.exp(log_mean.clamp(-8.0, 5.0))
 
@@ -303,6 +307,28 @@ class TrendModel(PreTrainedModel):
         past_known = torch.stack([previous_ok, blank, blank, before_ok, blank, blank], -1)
         return _Candidates(torch.cat([past_values, values], 1), torch.cat([past_known, (ok > 0).to(x.dtype)], 1))
 
+    def _spread(self, x: Tensor, known: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
+        """How far values of the same phase lie apart: the unit in which the head states its quantiles.
+
+        Returns:
+            [N] the mean absolute difference on the asinh scale to the value one season before (0.5 with fewer than 3
+            pairs), and [N, 4] features of it and of the same to the value one year before.
+        """
+        z, steps = torch.asinh(x), x.shape[1]
+        day = torch.arange(steps, device=x.device)[None]
+        found = []
+        for lag in (self.season[freq], self.year[freq]):
+            index = day - lag[:, None]
+            pair = known * torch.gather(known, 1, index.clamp(min=0)) * (index >= 0)
+            difference = (z - torch.gather(z, 1, index.clamp(min=0))).abs() * pair
+            count = pair.sum(1)
+            mean = difference.sum(1) / count.clamp(min=1)
+            found.append((torch.where(count >= 3, mean, torch.full_like(mean, 0.5)), (count >= 3).to(x.dtype)))
+        (seasonal, seasonal_ok), (yearly, yearly_ok) = found
+        spread = seasonal.clamp(0.01, 2.0)
+        features = [torch.log(spread), seasonal_ok, torch.log(yearly.clamp(0.01, 2.0)), yearly_ok]
+        return spread, torch.stack(features, -1)
+
 
 def _window_scale(values: Tensor, known: Tensor, level_hint: Tensor | None) -> Tensor:
     """[N] the mean of the known values, shrunk to a hint by one pseudo-value; at least a small positive number."""
@@ -366,7 +392,8 @@ class TrendBackbone(Backbone):
     @property
     def config(self) -> Mapping[str, object]:
         """The transformers configuration as a dictionary."""
-        found: Mapping[str, object] = self.core.config.to_dict()
+        core: Any = self.core
+        found: Mapping[str, object] = core.config.to_dict()
         return found
 
 

@@ -91,7 +91,7 @@ class World:
         end = self._on(0.04, b) * (torch.arange(steps)[None] - self._integer(steps // 2, steps, b, 1)).clamp(min=0)
         shape = signal + (1 - noise_only) * (effect + response) + ramp - end * self._uniform(0.005, 0.08, b)
         shape = (shape - shape.mean(1, keepdim=True)).clamp(-6, 4)
-        values, closed = self._observe(b, steps, freq, shape, calendar, shut)
+        values, closed, weekday = self._observe(b, steps, freq, shape, calendar, shut)
 
         out = self._spans(b, steps, 0.02) * self._on(0.2, b)
         out_known, out_masked = self._on(0.4, b), self._on(0.5, b)
@@ -113,6 +113,13 @@ class World:
         for name, flag in knows.items():
             covariates[..., INDEX[f"{name}_known"]] = flag
         covariates[:, longest:, INDEX["unavailable"]] = 0
+        # What was recorded of the past is not always known ahead; a holiday closes a shop without being announced.
+        for name, channel in (("promo", "promo"), ("price", "log_relative_price")):
+            kept = 1 - self._on(0.15, b)
+            covariates[:, longest:, INDEX[channel]] *= kept
+            covariates[:, longest:, INDEX[f"{name}_known"]] *= kept
+        announced = torch.where(self._on(0.5, b) > 0, closed, weekday)
+        covariates[:, longest:, INDEX["closed"]] = announced[:, longest:] * knows["closed"]
         return self._cut(values, known, covariates, freq, longest)
 
     def _draw_calendar(self, b: int, steps: int, freq: str) -> _Calendar:
@@ -257,8 +264,8 @@ class World:
 
     def _observe(
         self, b: int, steps: int, freq: str, shape: Tensor, calendar: _Calendar, shut: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sales [b, steps] drawn from the rate (counts, intermittent or continuous), and closures."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sales [b, steps] from the rate (counts, intermittent or continuous), all closures, and weekly ones."""
         level = torch.exp((1.5 + 2.2 * self._normal(b, 1)).clamp(-3.5, 9)) * {"D": 1.0, "W": 4.0, "M": 12.0}[freq]
         rate = level * torch.exp(shape)
         kind = self._integer(0, 20, b, 1)  # 0-4 Poisson, 5-10 negative binomial, 11-13 intermittent, 14-19 continuous
@@ -274,11 +281,11 @@ class World:
         values = torch.where((kind >= 14) & (self._on(0.3, b) > 0), torch.round(values), values)
         packs = torch.round(self._uniform(2, 12, b))
         values = torch.where(self._on(0.05, b) > 0, values * packs, values)
-        closed = shut
+        weekday = torch.zeros(b, steps)
         if freq == "D":
             weekday = (calendar.day % 7 == self._integer(0, 7, b, 1)).float() * self._on(0.2, b)
-            closed = torch.maximum(closed, weekday)
-        return values * (1 - closed), closed
+        closed = torch.maximum(shut, weekday)
+        return values * (1 - closed), closed, weekday
 
     def _cut(self, values: Tensor, known: Tensor, covariates: Tensor, freq: str, longest: int) -> Batch:
         """Windows with a shared random context length; a part of the rows has a shorter or no history."""
@@ -292,13 +299,11 @@ class World:
         truth = values[:, longest:]
         hinted = truth.mean(1) * torch.exp(0.7 * self._normal(b)) * (self._rand(b) < 0.4)
         few = past_known.sum(1) < 20
-        future = covariates[:, longest:].clone()
-        # A closed day of the horizon is not always announced.
         return Batch(
             past_values=past * past_known,
             past_mask=past_known,
             past_cov=covariates[:, start:longest],
-            future_cov=future,
+            future_cov=covariates[:, longest:],
             freq=torch.full((b,), FREQUENCIES.index(freq)),
             text=torch.zeros(b, _N_TEXT),
             static_ids=torch.zeros(b, 3, dtype=torch.long),

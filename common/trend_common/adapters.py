@@ -1,0 +1,159 @@
+"""LoRA on a backbone, and its tensors as they travel and are stored: peft's own names and format.
+
+With ``train="B"`` the A matrices are drawn once and frozen (FFA-LoRA: Sun et al. 2024, arXiv:2403.12313), so that the
+mean of the clients' B is exactly the mean of their updates, and half as many parameters carry noise.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+from trend_common.backbones.base import Backbone
+from trend_common.errors import PolicyError
+from trend_common.files import fsync_directory
+from trend_common.protocol import AdapterPlan
+from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
+
+__all__ = ["attach", "detach", "export", "initial_adapter", "load", "save", "trained_parameters"]
+
+
+def attach(
+    backbone: Backbone, *, rank: int, alpha: float, targets: tuple[str, ...], train: Literal["B", "AB"], seed: int = 0
+) -> None:
+    """Put a fresh LoRA on ``backbone`` in place; everything else is frozen and in evaluation mode.
+
+    Args:
+        rank: r.
+        alpha: The update is (alpha / rank) B A.
+        targets: Names of linear layers.
+        train: Which of A and B get gradients.
+        seed: Of A's draw; torch's global generator is left as it was.
+
+    Raises:
+        PolicyError: The backbone has no layer of these names.
+    """
+    core: Any = backbone.core
+    if isinstance(core, PeftModel):
+        raise ValueError("the backbone already carries an adapter")
+    present = {
+        name.rsplit(".", 1)[-1] for name, module in core.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+    missing = sorted(set(targets) - present)
+    if missing:
+        raise PolicyError(
+            f"The backbone {backbone.name} has no linear layer named {', '.join(missing)}.",
+            f"It can carry adapters on {', '.join(backbone.lora_targets)}.",
+        )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone.core = get_peft_model(core, config)
+    backbone.eval()
+    for name, parameter in backbone.named_parameters():
+        wanted = "lora_B" in name or (train == "AB" and "lora_A" in name)
+        parameter.requires_grad_(wanted)
+
+
+def detach(backbone: Backbone) -> None:
+    """Take the LoRA off again, leaving the backbone as it was."""
+    core: Any = backbone.core
+    if isinstance(core, PeftModel):
+        backbone.core = core.unload()
+
+
+def trained_parameters(backbone: Backbone) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by the names under which they travel."""
+    return {
+        _wire_name(name): parameter for name, parameter in backbone.core.named_parameters() if parameter.requires_grad
+    }
+
+
+def _wire_name(name: str) -> str:
+    return name.replace(".default.", ".")
+
+
+def export(backbone: Backbone) -> Tensors:
+    """All LoRA tensors, in peft's names, as float32 copies."""
+    state = get_peft_model_state_dict(backbone.core)
+    return {name: value.detach().cpu().numpy().astype(np.float32, copy=True) for name, value in state.items()}
+
+
+def load(backbone: Backbone, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Set the LoRA tensors that are named; the others stay.
+
+    Raises:
+        PolicyError: A name is not one of the adapter's, or a shape differs.
+    """
+    current = export(backbone)
+    unknown = sorted(set(tensors) - set(current))
+    specs = [TensorSpec(name=name, shape=current[name].shape) for name in tensors if name in current]
+    if unknown:
+        raise PolicyError(f"The adapter has no tensor named {', '.join(unknown[:5])}.", "Use the plan's own names.")
+    checked = check_tensors(tensors, specs, "the adapter")
+    set_peft_model_state_dict(backbone.core, {name: torch.from_numpy(value) for name, value in checked.items()})
+
+
+def initial_adapter(
+    backbone: Backbone,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    train: Literal["B", "AB"],
+    seed: int = 0,
+) -> tuple[AdapterPlan, Tensors, Tensors]:
+    """A fresh adapter as a server announces it.
+
+    Returns:
+        The plan, the tensors that are trained (B is zero, so the model starts as the backbone), and the frozen ones.
+    """
+    attach(backbone, rank=rank, alpha=alpha, targets=targets, train=train, seed=seed)
+    try:
+        everything = export(backbone)
+        trained = set(trained_parameters(backbone))
+    finally:
+        detach(backbone)
+    moving = {name: value for name, value in everything.items() if name in trained}
+    frozen = {name: value for name, value in everything.items() if name not in trained}
+    plan = AdapterPlan(
+        rank=rank,
+        alpha=alpha,
+        targets=targets,
+        train=train,
+        tensors=tuple(TensorSpec(name=name, shape=moving[name].shape) for name in sorted(moving)),
+        frozen=tuple(TensorSpec(name=name, shape=frozen[name].shape) for name in sorted(frozen)),
+        frozen_sha256=tensors_sha256(frozen),
+    )
+    return plan, moving, frozen
+
+
+def save(backbone: Backbone, folder: Path) -> None:
+    """Write the adapter in peft's format, so that ``PeftModel.from_pretrained(core, folder)`` loads it.
+
+    The folder is written beside its place and swapped in whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-", suffix=".tmp"))
+    try:
+        core: Any = backbone.core
+        core.save_pretrained(str(temporary))
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}-old.tmp")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(folder)
+        fsync_directory(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,332 @@
+"""From a sales panel to the tensors of windows.
+
+A window is L steps of context before an origin and H steps after it. Every tensor of a window depends on that series'
+own rows, on the calendar and on the plan: taking any other series out of the panel leaves it bit for bit the same
+(``tests/privacy`` holds this). That is what makes one series the unit of privacy.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from trend_common.backbones.base import Batch
+from trend_common.covariates import CHANNELS, FREQUENCIES, INDEX, N_CALENDAR, SEASON, calendar_features, holiday_lead
+from trend_common.errors import DataError
+from trend_common.panel import SalesPanel
+
+__all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "text_features"]
+
+MAX_HORIZON: Final = 56
+"""Steps of calendar and known-ahead values kept beyond the panel's end."""
+
+MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
+"""Steps since a series' first one before which no training window starts."""
+
+_N_TEXT: Final = 128
+_N_BUCKETS: Final = 512
+_CLOSED_LOOKBACK: Final = 4
+
+
+def text_features(texts: Sequence[str], size: int = _N_TEXT) -> NDArray[np.float32]:
+    """Hashed character trigrams of each text, scaled to norm 1 (feature hashing: Weinberger et al. 2009).
+
+    The hash is public and fixed, so no vocabulary is learned from anybody's products.
+
+    Returns:
+        [len(texts), size]; a row of zeros for an empty text.
+    """
+    out = np.zeros((len(texts), size), dtype=np.float32)
+    for row, text in enumerate(texts):
+        padded = f"  {text.strip().lower()} " if text.strip() else ""
+        for start in range(len(padded) - 2):
+            code = zlib.crc32(padded[start : start + 3].encode())
+            out[row, code % size] += 1.0 if (code >> 20) & 1 else -1.0
+    norms = np.linalg.norm(out, axis=1, keepdims=True)
+    out /= np.where(norms > 0, norms, 1)
+    return out
+
+
+def _buckets(texts: Sequence[str], salt: str) -> NDArray[np.int64]:
+    return np.array(
+        [zlib.crc32(f"{salt}:{text}".encode()) % (_N_BUCKETS - 1) + 1 if text else 0 for text in texts],
+        dtype=np.int64,
+    )
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Dense arrays over the panel's calendar, [S, T] with T = panel steps + MAX_HORIZON."""
+
+    values: NDArray[np.float32]
+    known: NDArray[np.float32]
+    closed: NDArray[np.float32]
+    promo: NDArray[np.float32]
+    price: NDArray[np.float32]
+    holiday: NDArray[np.float32]
+    lead: NDArray[np.float32]
+    unavailable: NDArray[np.float32]
+    promo_known: NDArray[np.float32]
+    price_known: NDArray[np.float32]
+    holiday_known: NDArray[np.float32]
+
+
+class PanelWindows:
+    """The windows of one panel.
+
+    Steps are counted on the panel's calendar: step 0 is ``panel.start``, ``n_steps`` is the first step after its end.
+
+    Args:
+        panel: The sales.
+        context: L, steps of history that the model sees.
+        country: ISO code whose public holidays are used where the panel has no holiday column.
+    """
+
+    def __init__(self, panel: SalesPanel, *, context: int, country: str | None = None) -> None:
+        self.panel = panel
+        self.context = context
+        self.ids = panel.ids
+        n = len(pd.date_range(panel.start, panel.end, freq=panel.offset))
+        self.n_steps = n
+        self.dates = pd.date_range(panel.start, periods=n + MAX_HORIZON, freq=panel.offset)
+        self._country = country
+        self._grid = self._build_grid()
+        self._calendar = calendar_features(self.dates, panel.freq)
+        present = self._inside
+        self.first = present.argmax(axis=1)
+        self.last = present.shape[1] - 1 - present[:, ::-1].argmax(axis=1)
+
+    @cached_property
+    def _text(self) -> NDArray[np.float32]:
+        return text_features(self.panel.static["description"].tolist())
+
+    @cached_property
+    def _static_ids(self) -> NDArray[np.int64]:
+        static = self.panel.static
+        columns = [_buckets(static[name].tolist(), name) for name in ("store", "product", "category")]
+        return np.stack(columns, axis=1)
+
+    def _build_grid(self) -> _Grid:
+        panel, shape = self.panel, (len(self.ids), len(self.dates))
+        position = pd.Index(self.ids)
+
+        def place(frame: pd.DataFrame, column: str, fill: float = np.nan) -> NDArray[np.float64]:
+            out = np.full(shape, fill)
+            if column in frame.columns and len(frame):
+                rows = position.get_indexer(pd.Index(frame["unique_id"]))
+                steps = self.dates.get_indexer(pd.DatetimeIndex(frame["ds"]))
+                inside = (rows >= 0) & (steps >= 0)
+                out[rows[inside], steps[inside]] = frame[column].to_numpy(dtype=np.float64)[inside]
+            return out
+
+        frame = panel.frame.assign(_present=1.0)
+        self._inside = place(frame, "_present", 0.0) > 0
+        y, closed = place(frame, "y"), place(frame, "closed", 0.0)
+        known = np.isfinite(y)
+        both = pd.concat([panel.frame, panel.future], ignore_index=True) if len(panel.future) else panel.frame
+        promo, price, holiday = place(both, "promo"), place(both, "price"), place(both, "holiday")
+        stock = place(frame, "stock")
+        price = np.where(price > 0, price, np.nan)
+        # A price is carried on within its series, so that whether it was recorded says nothing of sales that day.
+        price_filled = pd.DataFrame(price).ffill(axis=1).to_numpy()
+        first_price = pd.DataFrame(price).bfill(axis=1).to_numpy()[:, 0]
+        price_filled = np.where(np.isfinite(price_filled), price_filled, first_price[:, None])
+        has_price = np.isfinite(first_price)[:, None]
+        has_promo = np.isfinite(promo).any(axis=1, keepdims=True)
+        if "holiday" in both.columns:
+            holiday_known = np.isfinite(holiday).any(axis=1, keepdims=True)
+        elif self._country:
+            holiday = np.broadcast_to(self._public_holidays(), shape).copy()
+            holiday_known = np.ones((shape[0], 1), dtype=bool)
+        else:
+            holiday_known = np.zeros((shape[0], 1), dtype=bool)
+        ahead = np.arange(shape[1])[None] >= self.n_steps
+        return _Grid(
+            values=np.where(known, np.nan_to_num(y), 0.0).astype(np.float32),
+            known=known.astype(np.float32),
+            closed=(closed > 0).astype(np.float32),
+            promo=np.nan_to_num(promo).clip(0, 1).astype(np.float32),
+            price=np.where(has_price, price_filled, 1.0).astype(np.float32),
+            holiday=(np.nan_to_num(holiday) > 0).astype(np.float32),
+            lead=holiday_lead(holiday, panel.freq),
+            unavailable=((stock == 0) & ~known).astype(np.float32),
+            # Beyond the panel's end only what the file announces is known.
+            promo_known=(has_promo & (~ahead | np.isfinite(promo))).astype(np.float32),
+            price_known=(has_price & (~ahead | np.isfinite(price))).astype(np.float32),
+            holiday_known=(holiday_known & (~ahead | np.isfinite(holiday))).astype(np.float32),
+        )
+
+    def _public_holidays(self) -> NDArray[np.float64]:
+        import holidays
+
+        years = range(self.dates[0].year, self.dates[-1].year + 1)
+        try:
+            calendar = holidays.country_holidays(str(self._country), years=years)
+        except (NotImplementedError, KeyError) as error:
+            raise DataError(
+                f"There are no public holidays for the country {self._country!r}.",
+                "Give its two-letter ISO code, such as DE, BR or GB.",
+            ) from error
+        days = pd.DatetimeIndex(sorted(pd.to_datetime(list(calendar.keys()))))
+        out = np.zeros(len(self.dates))
+        step = np.searchsorted(self.dates.to_numpy(), days.to_numpy(), side="right") - 1
+        if self.panel.freq == "W":  # a weekly step stands for the seven days that end with it
+            step = np.searchsorted(self.dates.to_numpy(), days.to_numpy(), side="left")
+        out[step[(step >= 0) & (step < len(out)) & (days >= self.dates[0] - pd.Timedelta(days=7))]] = 1.0
+        return out
+
+    @property
+    def price_known_ahead(self) -> bool:
+        """Whether a price may be used for steps not yet sold.
+
+        A price that was computed from order lines is known only once they were sold, and large orders are cheaper:
+        used ahead it would tell the forecast what it is to forecast.
+        """
+        return "price" in self.panel.columns and not {"returns", "order"} & set(self.panel.columns)
+
+    def step_of(self, date: pd.Timestamp) -> int:
+        """The step of ``date`` on this panel's calendar (negative before its start)."""
+        if date < self.dates[0]:
+            return -len(pd.date_range(date, self.dates[0], freq=self.panel.offset)) + 1
+        return int(np.searchsorted(self.dates.to_numpy(), np.datetime64(date)))
+
+    def trainable(self, train_end: int) -> NDArray[np.int64]:
+        """Rows that have a training window before step ``train_end``: enough history and one known target.
+
+        Decided for each series by its own rows.
+        """
+        low, high = self._origin_range(train_end, horizon=1)
+        after = self._grid.known[:, : max(train_end, 0)].copy()
+        steps = np.arange(after.shape[1])[None]
+        return np.flatnonzero((high >= low) & ((after * (steps >= low[:, None])).sum(axis=1) > 0))
+
+    def _origin_range(self, train_end: int, horizon: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """[S] first and last origin whose target lies before ``train_end``, in part where none lies there whole."""
+        low = self.first + MIN_HISTORY[self.panel.freq]
+        end = np.minimum(self.last + 1, train_end)
+        whole = end - horizon
+        return low, np.where(whole >= low, whole, end - 1)
+
+    def draw_origins(
+        self, rows: NDArray[np.int64], train_end: int, horizon: int, uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Random training origins.
+
+        Args:
+            rows: [N] series.
+            train_end: First step that training must not see.
+            horizon: H.
+            uniforms: [N] in (0, 1), from the caller's generator.
+
+        Returns:
+            [N] origins; uniform over the series' allowed ones.
+        """
+        low, high = self._origin_range(train_end, horizon)
+        span = np.maximum(high[rows] - low[rows] + 1, 1)
+        drawn: NDArray[np.int64] = low[rows] + np.minimum((uniforms * span).astype(np.int64), span - 1)
+        return drawn
+
+    def batch(
+        self,
+        rows: ArrayLike,
+        origins: ArrayLike,
+        horizon: int,
+        *,
+        targets_end: int | None = None,
+        level_hint: NDArray[np.float32] | None = None,
+    ) -> Batch:
+        """The windows of ``rows`` at ``origins``.
+
+        Args:
+            rows: [N] series.
+            origins: [N] first step of each horizon.
+            horizon: H.
+            targets_end: Give targets, known only before this step; None for no targets.
+            level_hint: [N] expected levels for series without history.
+
+        Returns:
+            A batch with L = ``context`` and H = ``horizon``.
+        """
+        row, origin = np.asarray(rows, dtype=np.int64), np.asarray(origins, dtype=np.int64)
+        grid, n = self._grid, len(row)
+        past = origin[:, None] - self.context + np.arange(self.context)[None]
+        exists = ((past >= 0) & (past < self.n_steps)).astype(np.float32)
+        clipped = past.clip(0, self.n_steps - 1)
+        ahead = (origin[:, None] + np.arange(horizon)[None]).clip(0, len(self.dates) - 1)
+        at = row[:, None]
+
+        known = grid.known[at, clipped] * exists
+        prices = np.log(grid.price[at, np.concatenate([clipped, ahead], axis=1)])
+        weight = exists * self._inside[at, clipped]
+        centre = (prices[:, : self.context] * weight).sum(1) / np.maximum(weight.sum(1), 1)
+        relative = (prices - centre[:, None]).clip(-2, 2)
+
+        past_cov = np.zeros((n, self.context, len(CHANNELS)), dtype=np.float32)
+        future_cov = np.zeros((n, horizon, len(CHANNELS)), dtype=np.float32)
+        past_cov[..., :N_CALENDAR] = self._calendar[clipped] * exists[..., None]
+        future_cov[..., :N_CALENDAR] = self._calendar[ahead]
+        closed_past = grid.closed[at, clipped] * exists
+        closed_ahead, closed_known = self._closed_ahead(closed_past, horizon)
+        price_ahead = grid.price_known[at, ahead] * (1.0 if self.price_known_ahead else 0.0)
+        pairs = {
+            "holiday": (grid.holiday[at, clipped], grid.holiday[at, ahead]),
+            "holiday_lead": (grid.lead[at, clipped], grid.lead[at, ahead]),
+            "promo": (grid.promo[at, clipped], grid.promo[at, ahead] * grid.promo_known[at, ahead]),
+            "log_relative_price": (
+                relative[:, : self.context] * grid.price_known[at, clipped],
+                relative[:, self.context :] * price_ahead,
+            ),
+            "closed": (closed_past, closed_ahead),
+            "unavailable": (grid.unavailable[at, clipped], np.zeros_like(ahead, dtype=np.float32)),
+            "promo_known": (grid.promo_known[at, clipped], grid.promo_known[at, ahead]),
+            "price_known": (grid.price_known[at, clipped], price_ahead),
+            "holiday_known": (grid.holiday_known[at, clipped], grid.holiday_known[at, ahead]),
+            "closed_known": (closed_known.repeat(self.context, 1), closed_known.repeat(horizon, 1)),
+        }
+        for name, (before, after) in pairs.items():
+            past_cov[..., INDEX[name]] = before * exists
+            future_cov[..., INDEX[name]] = after
+
+        future_values = future_mask = None
+        if targets_end is not None:
+            seen = (ahead < targets_end) & (ahead < self.n_steps)
+            future_mask = torch.from_numpy((grid.known[at, ahead] * seen).astype(np.float32))
+            future_values = torch.from_numpy((grid.values[at, ahead] * seen).astype(np.float32))
+        hint = np.zeros(n, dtype=np.float32) if level_hint is None else level_hint.astype(np.float32)
+        return Batch(
+            past_values=torch.from_numpy(grid.values[at, clipped] * known),
+            past_mask=torch.from_numpy(known),
+            past_cov=torch.from_numpy(past_cov),
+            future_cov=torch.from_numpy(future_cov),
+            freq=torch.full((n,), FREQUENCIES.index(self.panel.freq), dtype=torch.int64),
+            text=torch.from_numpy(self._text[row]),
+            static_ids=torch.from_numpy(self._static_ids[row]),
+            level_hint=torch.from_numpy(hint),
+            future_values=future_values,
+            future_mask=future_mask,
+        )
+
+    def _closed_ahead(
+        self, closed_past: NDArray[np.float32], horizon: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A weekday that was closed in each of the last weeks of the window is closed ahead, too (daily data).
+
+        Returns:
+            [N, H] closed ahead, and [N, 1] whether this window has any closed step.
+        """
+        ever = (closed_past.sum(axis=1, keepdims=True) > 0).astype(np.float32)
+        ahead = np.zeros((len(closed_past), horizon), dtype=np.float32)
+        season = SEASON["D"]
+        if self.panel.freq == "D" and self.context >= season * _CLOSED_LOOKBACK:
+            recent = closed_past[:, -season * _CLOSED_LOOKBACK :].reshape(-1, _CLOSED_LOOKBACK, season)
+            weekday = recent.min(axis=1)
+            ahead = weekday[:, np.arange(horizon) % season]
+        return ahead, ever
