@@ -23,7 +23,7 @@ from trend_common.files import fsync_directory
 from trend_common.protocol import AdapterPlan
 from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
 
-__all__ = ["attach", "detach", "export", "initial_adapter", "load", "save", "trained_parameters"]
+__all__ = ["attach", "detach", "export", "initial_adapter", "load", "save", "set_trained", "trained_parameters"]
 
 
 def attach(
@@ -58,9 +58,13 @@ def attach(
         torch.manual_seed(seed)
         backbone.core = get_peft_model(core, config)
     backbone.eval()
+    set_trained(backbone, train)
+
+
+def set_trained(backbone: Backbone, train: Literal["B", "AB"]) -> None:
+    """Let gradients flow into B alone, or into A and B; everything else stays frozen."""
     for name, parameter in backbone.named_parameters():
-        wanted = "lora_B" in name or (train == "AB" and "lora_A" in name)
-        parameter.requires_grad_(wanted)
+        parameter.requires_grad_("lora_B" in name or (train == "AB" and "lora_A" in name))
 
 
 def detach(backbone: Backbone) -> None:

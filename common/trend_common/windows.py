@@ -198,6 +198,16 @@ class PanelWindows:
             return -len(pd.date_range(date, self.dates[0], freq=self.panel.offset)) + 1
         return int(np.searchsorted(self.dates.to_numpy(), np.datetime64(date)))
 
+    def actuals(self, origin: int, horizon: int) -> NDArray[np.float64]:
+        """[S, H] what was sold from step ``origin``; NaN where it is not known."""
+        part = slice(origin, origin + horizon)
+        return np.where(self._grid.known[:, part] > 0, self._grid.values[:, part].astype(np.float64), np.nan)
+
+    def history(self, origin: int) -> NDArray[np.float64]:
+        """[S, origin] what was sold before step ``origin``; NaN where it is not known."""
+        end = max(origin, 0)
+        return np.where(self._grid.known[:, :end] > 0, self._grid.values[:, :end].astype(np.float64), np.nan)
+
     def trainable(self, train_end: int) -> NDArray[np.int64]:
         """Rows that have a training window before step ``train_end``: enough history and one known target.
 
