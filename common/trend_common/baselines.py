@@ -41,8 +41,15 @@ BASELINES: Final = ("naive", "seasonal-naive", "same-phase-mean", "auto-ets", "a
 PHASES: Final = {"D": 8, "W": 8, "M": 4}
 """Values that ``same-phase-mean`` averages: 8 equal weekdays, 8 weeks, 4 equal months."""
 
-MAX_HISTORY: Final = {"D": 728, "W": 208, "M": 120}
-"""Steps of history that AutoETS and AutoTheta look at: about two years of days, four of weeks, ten of months."""
+MAX_HISTORY: Final = {"D": 364, "W": 208, "M": 120}
+"""Steps of history that AutoETS and AutoTheta look at: a year of days, four of weeks, ten of months.
+
+Neither models the year in daily data (their season is the week), and a second year made both four times slower and no better.
+"""
+
+_RUNAWAY: Final = 10.0
+"""A multiplicative model whose interval passes this multiple of the largest sale has run away: its series gets the
+seasonal naive forecast instead."""
 
 _STATISTICAL: Final = {"auto-ets": "AutoETS", "auto-theta": "AutoTheta"}
 
@@ -97,15 +104,16 @@ def baseline_forecast(
     statistical = [name for name in dict.fromkeys(names) if name in _STATISTICAL]
     if statistical and ids:
         length = max_history or MAX_HISTORY[panel.freq]
-        fitted = _statsforecast(statistical, history[:, -length:], season, horizon)
+        filled = fill_forward(history, season)[:, -length:]
+        fitted = _statsforecast(statistical, filled, season, horizon)
         spare = _lagged(history, _seasonal_lags(history, panel.freq), horizon)
+        ceiling = _RUNAWAY * np.nanmax(filled, axis=1)
         for name in statistical:
-            # A multiplicative model can run away to infinity; such a series gets its seasonal naive forecast.
-            sound = np.asarray(
-                np.isfinite(fitted[name][0]).all(axis=(1, 2)) & np.isfinite(fitted[name][1]).all(axis=1)
-            )
-            quantiles = np.where(sound[:, None, None], fitted[name][0], spare[0])
-            result[name] = finish(quantiles, np.where(sound[:, None], fitted[name][1], spare[1]))
+            quantiles, mean = fitted[name]
+            top = np.maximum(quantiles.max(axis=(1, 2)), mean.max(axis=1))
+            sound = np.isfinite(quantiles).all(axis=(1, 2)) & np.isfinite(mean).all(axis=1) & (top <= ceiling)
+            kept = np.asarray(sound)[:, None]
+            result[name] = finish(np.where(kept[..., None], quantiles, spare[0]), np.where(kept, mean, spare[1]))
     elif statistical:
         empty = np.zeros((0, horizon, len(LEVELS)))
         result.update({name: finish(empty, empty[..., 0]) for name in statistical})
@@ -198,11 +206,10 @@ def _mean_known(values: Array) -> Array:
     return np.where(count > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
-def _statsforecast(names: Sequence[str], history: Array, season: int, horizon: int) -> dict[str, tuple[Array, Array]]:
+def _statsforecast(names: Sequence[str], filled: Array, season: int, horizon: int) -> dict[str, tuple[Array, Array]]:
     """Fit statsforecast models on all series at once; a model that fails on a series falls back to Naive."""
     from statsforecast import StatsForecast, models
 
-    filled = fill_forward(history, season)
     rows, steps = np.nonzero(~np.isnan(filled))
     # Integer steps stand for dates: the models use the order alone, and an odd grid needs no alias of its own.
     frame = pd.DataFrame({"unique_id": rows, "ds": steps, "y": filled[rows, steps]})
@@ -215,7 +222,7 @@ def _statsforecast(names: Sequence[str], history: Array, season: int, horizon: i
     result: dict[str, tuple[Array, Array]] = {}
     for name in names:
         column = _STATISTICAL[name]
-        shape = (len(history), horizon)
+        shape = (len(filled), horizon)
         mean = table[column].to_numpy(dtype=np.float64).reshape(shape)
         parts = []
         for level in LEVELS:
