@@ -61,6 +61,7 @@ class Engine:
         self.backbone.to(self.device)
         self._attached: AdapterPlan | None = None
         self._blank: Tensors = {}
+        self.tested: AdapterPlan | None = None
 
     def install(self, plan: AdapterPlan, frozen: Mapping[str, NDArray[np.generic]]) -> None:
         """Attach the adapter of ``plan`` with its frozen tensors; B is zero until :meth:`use` sets it.
@@ -84,6 +85,23 @@ class Engine:
         adapters.load(self.backbone, checked)
         everything = adapters.export(self.backbone)
         self._blank = {name: np.zeros_like(v) if "lora_B" in name else v for name, v in everything.items()}
+
+    def install_local(self, rank: int) -> None:
+        """Attach an adapter of this client's own, for work without any federation."""
+        plan, _, frozen = adapters.initial_adapter(
+            self._without_adapter(),
+            rank=rank,
+            alpha=2.0 * rank,
+            targets=self.backbone.lora_targets,
+            train="B",
+        )
+        self.install(plan, frozen)
+
+    def _without_adapter(self) -> Backbone:
+        if self._attached is not None:
+            adapters.detach(self.backbone)
+            self._attached = None
+        return self.backbone
 
     def use(self, tensors: Mapping[str, NDArray[np.float32]] | None) -> None:
         """Set the adapter's tensors; those not named, and all for None, become the plan's untrained ones."""

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -102,6 +103,17 @@ class ClientHome:
     def ledger_folder(self) -> Path:
         """The ledger, sealed messages and the log of what was sent."""
         return self.root / "ledger"
+
+    @property
+    def head_folder(self) -> Path:
+        """A second place for the heads of the ledger and the list of messages, outside the home.
+
+        A home that was restored from an old backup then shows as rolled back. ``$TREND_STATE_HOME``, else the
+        user's state folder; one folder a home.
+        """
+        state = os.environ.get("TREND_STATE_HOME") or os.environ.get("XDG_STATE_HOME", "~/.local/state")
+        name = hashlib.sha256(str(self.root).encode()).hexdigest()[:16]
+        return private_directory(Path(state).expanduser() / "trend-client" / name)
 
     @property
     def node_path(self) -> Path:

@@ -23,7 +23,7 @@ from trend_common.files import fsync_directory
 from trend_common.protocol import AdapterPlan
 from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
 
-__all__ = ["attach", "detach", "export", "initial_adapter", "load", "save", "set_trained", "trained_parameters"]
+__all__ = ["attach", "detach", "export", "initial_adapter", "load", "save", "set_trained", "trained_parameters", "wire_name"]
 
 
 def attach(
@@ -77,11 +77,12 @@ def detach(backbone: Backbone) -> None:
 def trained_parameters(backbone: Backbone) -> dict[str, torch.nn.Parameter]:
     """The parameters that are trained, by the names under which they travel."""
     return {
-        _wire_name(name): parameter for name, parameter in backbone.core.named_parameters() if parameter.requires_grad
+        wire_name(name): parameter for name, parameter in backbone.core.named_parameters() if parameter.requires_grad
     }
 
 
-def _wire_name(name: str) -> str:
+def wire_name(name: str) -> str:
+    """A parameter of the peft model by the name under which peft stores it, and under which it travels."""
     return name.replace(".default.", ".")
 
 
