@@ -1,64 +1,229 @@
-"""From a file or a frame to a :class:`SalesPanel`."""
+"""From a file or a frame to a :class:`SalesPanel`: the steps in their order, each in a module of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from trend_common.errors import DataError
-from trend_common.panel.model import COVARIATES, Freq, SalesPanel, series_id
+from trend_common.errors import UsageError
+from trend_common.panel.calendar import Grid, grid_for, infer_frequency
+from trend_common.panel.cells import Cells, parse_cells
+from trend_common.panel.columns import Layout, recognise
+from trend_common.panel.findings import Report
+from trend_common.panel.grid import _SHORT, Regular, future_rows, regular
+from trend_common.panel.lines import are_order_lines, clean_lines
+from trend_common.panel.model import KNOWN_AHEAD, Freq, SalesPanel
+from trend_common.panel.numeric import Decimal
+from trend_common.panel.reading import RawTable, read_table
+from trend_common.panel.resample import summed, summed_future
+from trend_common.panel.series import numbered, static_texts, unique_steps
+from trend_common.panel.shape import to_long
 
 __all__ = ["from_frame", "read"]
 
+Period = tuple[str | pd.Timestamp, str | pd.Timestamp]
 
-def read(path: Path | str, *, columns: Mapping[str, str] | None = None, freq: Freq | None = None) -> SalesPanel:
-    """Read a sales file."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Check the path.")
-    table = pd.read_csv(path, dtype={"store": str, "product": str})
-    return from_frame(table, columns=columns, freq=freq, name=path.name.split(".")[0])
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What a caller fixes instead of leaving it to the file."""
+
+    columns: Mapping[str, str]
+    freq: Freq | None
+    date_format: str | None
+    decimal: Decimal | None
+    period: Period | None
+
+
+def read(
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    freq: Freq | None = None,
+    date_format: str | None = None,
+    decimal: Decimal | None = None,
+    period: Period | None = None,
+    name: str | None = None,
+) -> SalesPanel:
+    """Read a sales file: CSV, CSV.gz or Parquet; long, wide or order lines.
+
+    Args:
+        path: The file.
+        columns: Role -> column name, where the names alone do not tell; "-" for "there is none".
+        freq: Frequency to deliver; days can be summed to weeks or months. Inferred from the file if None.
+        date_format: strptime format of the dates. Detected if None.
+        decimal: Decimal mark of text numbers. Detected if None.
+        period: First and last day of the export; rows outside are dropped. The file's own first and last day if None.
+        name: The panel's name on the person's own screen; the file's stem if None.
+
+    Raises:
+        DataError: The file cannot be used; the message lists every problem with what to do.
+        UsageError: An option makes no sense.
+    """
+    report = Report()
+    raw = read_table(Path(path), report)
+    wishes = _Wishes(columns or {}, freq, date_format, decimal, period)
+    return _panel(raw, name or Path(path).name.split(".")[0], wishes, report)
 
 
 def from_frame(
-    frame: pd.DataFrame, *, columns: Mapping[str, str] | None = None, freq: Freq | None = None, name: str = "frame"
+    frame: pd.DataFrame,
+    *,
+    columns: Mapping[str, str] | None = None,
+    freq: Freq | None = None,
+    period: Period | None = None,
+    name: str = "frame",
 ) -> SalesPanel:
-    """A panel of a long frame with the canonical names."""
-    table = frame.rename(columns={"ds": "date", "y": "units", **{v: k for k, v in (columns or {}).items()}})
-    table["date"] = pd.to_datetime(table["date"])
-    for key in ("store", "product"):
-        if key not in table:
-            table[key] = table["unique_id"] if key == "product" and "unique_id" in table else "all"
-    if "unique_id" not in table:
-        pairs = table[["store", "product"]].drop_duplicates()
-        pairs["unique_id"] = [series_id(str(s), str(p)) for s, p in zip(pairs["store"], pairs["product"], strict=True)]
-        table = table.merge(pairs, on=["store", "product"])
-    table = table.sort_values(["unique_id", "date"])
-    weekdays = table["date"].dt.weekday.unique()
-    weekly = len(weekdays) == 1 and table["date"].nunique() > 1
-    chosen: Freq = freq or ("W" if weekly else "D")
-    alias = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")[int(weekdays[0])]
-    offset = {"D": "D", "W": f"W-{alias}", "M": "MS"}[chosen]
-    static = pd.DataFrame({"unique_id": table["unique_id"]})
-    for column in ("store", "product", "category", "description"):
-        static[column] = table[column].fillna("").astype(str) if column in table else ""
-    static = static.drop_duplicates("unique_id").set_index("unique_id")
-    pieces = []
-    covariates = [column for column in COVARIATES if column in table]
-    if "holiday" in covariates:
-        table["holiday"] = (~table["holiday"].fillna("0").astype(str).isin(["0", ""])).astype(float)
-    step = 7 if chosen == "W" else 1
-    for uid, rows in table.groupby("unique_id", sort=True):
-        grid = pd.date_range(rows["date"].iloc[0], rows["date"].iloc[-1], freq=f"{step}D")
-        piece = rows.set_index("date")[["units", *covariates]].astype(np.float64).reindex(grid)
-        piece.insert(0, "unique_id", uid)
-        piece["closed"] = False
-        pieces.append(piece)
-    long = pd.concat(pieces).rename_axis("ds").reset_index().rename(columns={"units": "y"})
-    long["y"] = long["y"].clip(lower=0)
-    long = long[["unique_id", "ds", "y", "closed", *covariates]]
-    future = long.iloc[:0].drop(columns=["y", "closed", *(c for c in ("stock", "returns") if c in covariates)])
-    return SalesPanel(name, chosen, offset, long, future, static, {}, (), len(table))
+    """A panel of a frame: ``unique_id, ds, y``, or ``date, store, product, units``, or any names a file may have.
+
+    The same rules as for a file; ``unique_id`` is kept as it is. Raises as :func:`read` does.
+    """
+    wishes = _Wishes(columns or {}, freq, None, None, period)
+    named = frame.reset_index(drop=True)
+    named.columns = pd.Index([str(column) for column in named.columns])
+    return _panel(RawTable(named, ""), name, wishes, Report())
+
+
+def _panel(raw: RawTable, name: str, wishes: _Wishes, report: Report) -> SalesPanel:
+    if wishes.freq not in (None, "D", "W", "M"):
+        raise UsageError(f"There is no frequency {wishes.freq!r}.", "Give D (days), W (weeks) or M (months).")
+    layout = recognise(raw.frame, wishes.columns, report)
+    report.stop_if_blocked()
+    if not len(raw.frame):
+        raise report.fail("The file has a header but no rows.", "Export it again, with the sales.")
+    cells, orders = _cells(raw, layout, wishes, report)
+    report.stop_if_blocked()
+    rows = cells.rows
+    end = rows["ds"].max()
+    if orders:
+        report.found("order_lines", len(rows), f"{len(rows)} rows are lines of orders or receipts.")
+        rows = clean_lines(rows, report) if not cells.has_ids else rows
+    rows, table = numbered(rows)
+    found = Grid("D") if orders else infer_frequency(rows, monthly=cells.monthly, report=report)
+    if orders and rows["ds"].nunique() < 2:
+        report.problem("The orders are all of one day.", "A series needs at least two dates; export a longer period.")
+    grid = grid_for(found, wishes.freq, report)
+    if rows["y"].isna().all() or not (rows["y"] > 0).any():
+        report.problem(
+            "No row has a quantity above zero.", "Check which column holds the units: --columns units=NAME."
+        )
+    report.stop_if_blocked()
+    own = grid if grid.freq == found.freq else found
+    rows, static = _by_step(rows, table, own, orders, report)
+    last_step = int(own.steps(np.array([wishes.period[1] if wishes.period else end], dtype="datetime64[D]"))[0])
+    series = regular(rows, own, len(table), report, orders=orders, end=last_step)
+    future = future_rows(rows, series.last, report)
+    if grid.freq != own.freq:
+        series = summed(series, grid, report)
+        future = summed_future(future, grid, series.last)
+    return _assembled(name, grid, series, future, static, layout, len(raw.frame), report)
+
+
+def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tuple[Cells, bool]:
+    """Parsed rows without copies, and whether they are order lines."""
+    long = to_long(raw.frame, layout, report)
+    cells = parse_cells(
+        long,
+        {role: column for role, column in layout.roles.items()},
+        report,
+        separator=raw.separator,
+        date_format=wishes.date_format,
+        decimal=wishes.decimal,
+    )
+    rows = cells.rows
+    if wishes.period is not None:
+        inside = rows["ds"].between(pd.Timestamp(wishes.period[0]), pd.Timestamp(wishes.period[1]))
+        report.found("outside_period", int((~inside).sum()), f"{int((~inside).sum())} row(s) are outside the period.")
+        rows = rows[inside].reset_index(drop=True)
+    identical = _identical(raw.frame, rows, layout)
+    orders = layout.shape == "long" and are_order_lines(rows, cells.minutes, identical)
+    if identical.any() and not (orders and "order" not in rows):
+        report.found(
+            "duplicate_rows",
+            int(identical.sum()),
+            f"{int(identical.sum())} row(s) repeat an earlier one in every column.",
+        )
+        rows = rows[~identical].reset_index(drop=True)
+    if not orders and cells.minutes:
+        report.found("sub_daily", len(rows), "The dates have times of day.")
+    return Cells(rows, cells.minutes, cells.monthly, cells.has_ids), orders
+
+
+def _identical(frame: pd.DataFrame, rows: pd.DataFrame, layout: Layout) -> np.ndarray:
+    """Which parsed rows come from a line that stands in the file before, in every column."""
+    repeated = frame.duplicated().to_numpy()
+    copies = len(layout.values) if layout.shape != "long" else 1
+    return np.asarray(np.tile(repeated, copies)[rows["line"].to_numpy()], dtype=bool)
+
+
+def _by_step(
+    rows: pd.DataFrame, table: pd.DataFrame, grid: Grid, orders: bool, report: Report
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per series and step with quantities of at least zero; and the series' texts."""
+    static = static_texts(rows, table, report)
+    days = rows["ds"].to_numpy()
+    steps = grid.steps(days)
+    if grid.freq == "W":
+        off = int((grid.dates(steps) != days).sum())
+        report.found(
+            "off_grid_dates", off, f"{off} date(s) are not on the usual weekday ({grid.offset[2:].title()})."
+        )
+    negative = (rows["y"] < 0).to_numpy()
+    if negative.any():
+        report.found(
+            "negative_units", int(negative.sum()), f"{int(negative.sum())} row(s) have fewer than zero units."
+        )
+        if "returns" in rows:
+            back = np.where(negative, -rows["y"], 0.0)
+            rows = rows.assign(returns=rows["returns"].fillna(0.0) + back)
+        rows = rows.assign(y=rows["y"].mask(negative, 0.0))
+    return unique_steps(rows.assign(step=steps), "step", None if orders else report), static
+
+
+def _assembled(
+    name: str,
+    grid: Grid,
+    series: Regular,
+    future: pd.DataFrame,
+    static: pd.DataFrame,
+    layout: Layout,
+    n_rows: int,
+    report: Report,
+) -> SalesPanel:
+    ids = static.index.to_numpy(dtype=object)
+    frame = pd.DataFrame(
+        {
+            "unique_id": ids[series.series],
+            "ds": grid.dates(series.step),
+            "y": series.y,
+            "closed": series.closed,
+            **series.covariates,
+        }
+    )
+    kept = np.zeros(len(ids), dtype=bool)
+    kept[np.unique(series.series)] = True
+    report.found("no_history", int((~kept).sum()), f"{int((~kept).sum())} series have no known sale.")
+    if not kept.any():
+        raise report.fail("No series has a whole step of known sales.", "Export a longer period.")
+    lengths = np.bincount(series.series, minlength=len(ids))[kept]
+    sold = np.bincount(series.series, weights=np.nan_to_num(series.y) > 0, minlength=len(ids))[kept]
+    short, unit = int((lengths < _SHORT[grid.freq]).sum()), {"D": "days", "W": "weeks", "M": "months"}[grid.freq]
+    report.found("short_series", short, f"{short} series have fewer than {_SHORT[grid.freq]} {unit}.")
+    report.found("all_zero_series", int((sold == 0).sum()), f"{int((sold == 0).sum())} series never sold.")
+    ahead = [column for column in KNOWN_AHEAD if column in series.covariates]
+    later = pd.DataFrame(
+        {
+            "unique_id": ids[future["series"].to_numpy(dtype=np.int64)],
+            "ds": grid.dates(future["step"].to_numpy(dtype=np.int64)),
+        }
+    )
+    for column in ahead:
+        later[column] = future[column].to_numpy(dtype=np.float64) if column in future else np.nan
+    columns = {role: column for role, column in layout.roles.items()}
+    return SalesPanel(
+        name, grid.freq, grid.offset, frame, later, static[kept], columns, tuple(report.findings), n_rows
+    )

@@ -1,0 +1,262 @@
+"""The words retailers write above their columns, in English, German, Portuguese and Chinese."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+__all__ = ["MAPPABLE", "Match", "Role", "known_role", "match", "plain"]
+
+Role = Literal[
+    "date",
+    "units",
+    "revenue",
+    "store",
+    "product",
+    "price",
+    "promo",
+    "category",
+    "description",
+    "holiday",
+    "stock",
+    "returns",
+    "order",
+    "open",
+    "closed",
+    "unique_id",
+    "customers",
+    "personal",
+    "calendar",
+    "row_id",
+    "total",
+]
+
+MAPPABLE: Final = (
+    "date",
+    "units",
+    "store",
+    "product",
+    "price",
+    "promo",
+    "category",
+    "description",
+    "holiday",
+    "stock",
+    "returns",
+    "order",
+    "open",
+)
+"""The roles that ``--columns role=name`` may assign."""
+
+# Role -> tiers of names, best first; names are compared without case, accents, spaces and punctuation. A name marked
+# with * also counts as a word inside a longer header ("Umsatz in EUR"); Chinese names always do.
+_NAMES: Final[dict[Role, tuple[str, ...]]] = {
+    "date": (
+        "date* datum* data* dia tag day ds timestamp* datetime* order_date invoice_date sales_date sale_date "
+        "bestelldatum* transaction_date purchase_date calendar_date rechnungsdatum* verkaufsdatum* "
+        "belegdatum* buchungsdatum* kaufdatum* data_venda data_da_venda data_pedido data_do_pedido "
+        "data_emissao date_time zeitstempel tagesdatum 日期 销售日期 订单日期 交易日期 时间 下单时间 "
+        "销售时间",
+        "week woche kalenderwoche semana 周 week_ending week_start week_of week_end month monat mes 月份 "
+        "period periode periodo year_month jahr_monat ano_mes year_week 年月",
+        "delivery_date ship_date lieferdatum versanddatum due_date data_entrega data_envio 发货日期 送货日期",
+    ),
+    "units": (
+        "units* quantity* qty* quant menge* absatz* absatzmenge* stück stueck stückzahl* stueckzahl* anzahl "
+        "verkaufte_menge verkaufte_stück verkaufte_stueck units_sold unit_sales sales_units sales_quantity "
+        "qty_sold quantity_sold sold_quantity items_sold order_quantity demand* nachfrage volume "
+        "bestellmenge* verkaufsmenge* quantidade* qtd* qtde* quantidade_vendida qtd_vendida unidades* "
+        "unidades_vendidas demanda* y target 销量 数量 销售数量 销售量 件数 需求 需求量 出货量",
+        "sales* sale sold verkauf verkäufe* verkaeufe* verkaufte venda* vendas* vendido vendidos "
+        "weekly_sales daily_sales monthly_sales 销售",
+    ),
+    "revenue": (
+        "revenue* turnover* umsatz* umsätze umsaetze erlös* erloes* nettoumsatz* bruttoumsatz* net_sales "
+        "gross_sales sales_amount sales_value faturamento* receita* valor_venda valor_vendas 销售额 营业额 "
+        "收入 销售金额 gmv sales_eur sales_usd sales_gbp",
+        "amount* total_amount line_total total_price betrag* gesamtbetrag valor valor_total 金额 总额 gesamtpreis",
+    ),
+    "store": (
+        "store* store_id store_nbr store_no store_number store_code shop* shop_id filiale* filialnr "
+        "filialnummer* filiale_nr filialen_nr filial_id markt marktnummer laden verkaufsstelle* standort* "
+        "geschäft geschaeft loja* id_loja cod_loja codigo_loja filial* estabelecimento* 门店 店铺 商店 分店 "
+        "门店编号 门店编码 店号 outlet* branch* location site",
+        "store_name shop_name filialname marktname nome_loja nome_da_loja 门店名称 店铺名称 店名",
+        "country land país 国家 region* região* city stadt ort cidade* 城市 地区 state bundesland* estado "
+        "market channel vertriebskanal canal 渠道",
+    ),
+    "product": (
+        "sku* sku_id product_id product_code product_no product_nr product_number product_key item_id "
+        "item_nbr item_code item_number item_no stock_code artikelnummer* artikelnr* artikel_nr art_nr "
+        "artikel_id artikelcode produktnummer* produkt_id produktcode materialnummer material ean* ean_code "
+        "gtin* upc* barcode asin plu codigo_produto cod_produto id_produto codigo_do_produto código code "
+        "article_id article_number variant_id 商品编码 商品编号 商品代码 商品id 产品编号 产品编码 货号 条码 "
+        "sku编码 series_id series",
+        "product* item* artikel* produkt* produto* article* 商品 产品 货品",
+    ),
+    "category": (
+        "category* kategorie* categoria* product_category item_category category_name categoria_produto 类别 "
+        "品类 分类 product_group item_family product_family produktfamilie familie family família store_type "
+        "product_line",
+        "warengruppe* department* dept* abteilung produktgruppe* artikelgruppe* departamento seção grupo "
+        "部门 assortment class",
+    ),
+    "price": (
+        "price* unit_price selling_price sale_price sell_price sales_price price_each preis* einzelpreis* "
+        "stückpreis stueckpreis verkaufspreis* vk_preis vk preço* preço_unitario preço_venda preço_de_venda "
+        "valor_unitario 价格 单价 售价 销售单价",
+        "list_price regular_price listenpreis base_price uvp preço_de_lista preço_tabela 原价 avg_price "
+        "average_price",
+    ),
+    "promo": (
+        "promo* promotion* on_promotion is_promo promo_flag aktion* aktionen in_aktion angebot* werbung "
+        "promoção* promoções em_promoção oferta* 促销 促销活动 deal is_promotion",
+        "discount* rabatt* desconto* 折扣 markdown* campaign kampagne 活动 display feature",
+    ),
+    "description": (
+        "description* desc beschreibung* bezeichnung* artikelbezeichnung* artikeltext produktbezeichnung* "
+        "descrição* product_description item_description descrição_produto descrição_do_produto 描述 说明",
+        "product_name item_name product_title title titel produktname* artikelname* nome_produto "
+        "nome_do_produto 商品名称 产品名称 品名 名称 商品名 warengruppenname",
+    ),
+    "holiday": (
+        "holiday* holidays is_holiday state_holiday public_holiday holiday_flag holiday_name feiertag* "
+        "feiertage* ist_feiertag feriado* feriados* é_feriado 节假日 假日 节日 假期 是否节假日",
+        "school_holiday schulferien* ferien férias_escolares event event_name ereignis evento",
+    ),
+    "stock": (
+        "stock* inventory* on_hand stock_level stock_on_hand inventory_level bestand* lagerbestand* "
+        "warenbestand* endbestand* estoque* estoque_final saldo_estoque 库存 库存量 存货",
+    ),
+    "returns": (
+        "returns* returned* retouren* retoure* rücksendungen ruecksendungen returned_units return_quantity "
+        "devoluções* devolução* devolvidos 退货 退货量 退货数量",
+    ),
+    "order": (
+        "invoice invoice_no invoice_number invoice_id order_id order_no order_number order bestellnummer* "
+        "bestellung bestell_nr bestell_id auftragsnummer* auftrag rechnungsnummer* rechnung rechnungsnr "
+        "belegnummer* belegnr beleg bonnummer* bonnr bon kassenbon receipt_id receipt receipt_no "
+        "transaction_id transaction_no ticket ticket_id basket_id pedido id_pedido numero_pedido "
+        "número_do_pedido nota_fiscal nfe cupom cupom_fiscal num_pedido 订单号 订单编号 订单id 流水号 小票号 "
+        "单号 发票号",
+    ),
+    "open": ("open is_open store_open geöffnet* geoeffnet* offen aberto loja_aberta 营业 是否营业",),
+    "closed": ("closed is_closed geschlossen* fechado* loja_fechada 休业 停业",),
+    "unique_id": ("unique_id",),
+    "customers": (
+        "customers* kunden* kundenzahl* anzahl_kunden customer_count number_of_customers visitors* besucher* "
+        "visits sessions* transactions* transaktionen* footfall* foot_traffic traffic* passanten clientes* "
+        "visitantes* transações* número_clientes num_clientes 客流 客流量 客户数 顾客数 访客 访客数 交易数 "
+        "receipts page_views pageviews clicks",
+    ),
+    "personal": (
+        "customer* customer_id customer_name user_id user email* e_mail phone* telefon telefone address "
+        "adresse endereço kundennummer* kundennr* kunden_nr kunden_id kundenname* kunde id_cliente cliente* "
+        "nome_cliente cpf cnpj member_id 客户 客户id 客户编号 用户id 用户 会员 会员号 会员卡号 电话 手机 "
+        "姓名 地址 ip_address first_name last_name vorname nachname",
+    ),
+    "calendar": (
+        "year jahr ano 年 年份 hour stunde hora 小时 weekday weekday_name wochentag* dia_da_semana "
+        "dia_semana 星期 星期几 day_of_week dayofweek day_name week_number weeknumber week_no kw quarter "
+        "quartal trimestre 季度 week_of_year day_of_month day_of_year month_name month_number monatsname "
+        "is_weekend weekend wochenende fim_de_semana 周末 time uhrzeit minute 月 日 yearly_week season",
+    ),
+    "row_id": ("id index row_id unnamed unnamed_0 nr lfd_nr lfdnr line_no line_number row_number 序号 uuid",),
+    "total": ("total gesamt summe sum gesamtsumme totals grand_total soma total_geral 合计 总计 总和 all_products",),
+}
+
+# Where a longer header holds words of several roles, the earlier role here is meant: "customer order date" is a date.
+_WORD_ORDER: Final[tuple[Role, ...]] = (
+    "date",
+    "personal",
+    "customers",
+    "price",
+    "stock",
+    "returns",
+    "promo",
+    "holiday",
+    "description",
+    "category",
+    "order",
+    "revenue",
+    "units",
+    "product",
+    "store",
+    "open",
+    "closed",
+    "calendar",
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a header name was recognised.
+
+    Attributes:
+        role: What the name means.
+        tier: 0 = the usual name of this role; higher = a lesser one.
+        exact: Whether the whole name is known, not just a word in it.
+    """
+
+    role: Role
+    tier: int
+    exact: bool
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Sorts better matches first within a role; a lesser whole name beats a word within a name."""
+        return (not self.exact, self.tier)
+
+
+def plain(name: str) -> str:
+    """Lower case, no accents, words separated by single underscores: ``InvoiceNo`` -> ``invoice_no``."""
+    name = unicodedata.normalize("NFKC", name).strip()
+    name = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", name)
+    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
+    decomposed = unicodedata.normalize("NFKD", name.casefold())
+    bare = "".join(char for char in decomposed if not unicodedata.combining(char))
+    return re.sub(r"[\W_]+", "_", bare).strip("_")
+
+
+def _compact(name: str) -> str:
+    return plain(name).replace("_", "")
+
+
+def _build() -> tuple[dict[str, Match], dict[str, Match], dict[str, Match]]:
+    whole: dict[str, Match] = {}
+    words: dict[str, Match] = {}
+    chinese: dict[str, Match] = {}
+    for role, tiers in _NAMES.items():
+        for tier, names in enumerate(tiers):
+            for entry in names.split():
+                key = _compact(entry.rstrip("*"))
+                whole.setdefault(key, Match(role, tier, True))
+                if entry.endswith("*"):
+                    words.setdefault(key, Match(role, tier, False))
+                if len(key) > 1 and not key.isascii() and any(ord(char) > 0x2E80 for char in key):
+                    chinese.setdefault(key, Match(role, tier, False))
+    return whole, words, chinese
+
+
+_WHOLE, _WORDS, _CHINESE = _build()
+
+
+@lru_cache(maxsize=4096)
+def match(name: str) -> Match | None:
+    """The meaning of a header name, or None."""
+    compact = _compact(name)
+    if compact in _WHOLE:
+        return _WHOLE[compact]
+    tokens = plain(name).split("_")
+    found = [_WORDS[token] for token in tokens if token in _WORDS]
+    found += [hit for key, hit in _CHINESE.items() if key in compact]
+    return min(found, key=lambda hit: (_WORD_ORDER.index(hit.role), hit.tier)) if found else None
+
+
+def known_role(name: str) -> Role | None:
+    """The role of a name that is known as a whole."""
+    hit = match(name)
+    return hit.role if hit and hit.exact else None
