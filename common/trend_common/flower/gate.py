@@ -1,0 +1,202 @@
+"""What the public port lets through: nine calls of Flower's Fleet API, and the redemption of invitations.
+
+The application behind it also has a Control API without authentication (whoever reaches it can start programs) and a
+Runtime API. The gate is an allow-list of exact paths, so these answer 404 like any path that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from trend_common.flower.invite import ENROL_PATH
+
+__all__ = ["FLEET_PATHS", "Gate", "RateLimit"]
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+EnrolHandler = Callable[[bytes], tuple[int, dict[str, str]]]
+
+_ACTIVATE: Final = "/v1/fleet/activate-node"
+FLEET_PATHS: Final = frozenset(
+    {
+        _ACTIVATE,
+        "/v1/fleet/deactivate-node",
+        "/v1/fleet/send-node-heartbeat",
+        "/v1/fleet/pull-messages",
+        "/v1/fleet/push-messages",
+        "/v1/fleet/get-run",
+        "/v1/fleet/push-object",
+        "/v1/fleet/pull-object",
+        "/v1/fleet/confirm-message-received",
+    }
+)
+"""All that a client needs. Not ``get-fab``: no code is fetched. Not ``register-node``: that takes an invitation."""
+
+PUBLIC_KEY_HEADER: Final = b"flwr-public-key"
+
+
+@dataclass
+class RateLimit:
+    """A bucket of tokens for each address.
+
+    Attributes:
+        burst: Requests at once.
+        per_second: Requests that are given back each second.
+        addresses: How many addresses are remembered; the one that was quiet for longest is forgotten first.
+    """
+
+    burst: int = 30
+    per_second: float = 2.0
+    addresses: int = 10_000
+    clock: Callable[[], float] = time.monotonic
+    _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
+
+    def allow(self, address: str) -> bool:
+        """Take one token of ``address``; False if it has none left."""
+        now = self.clock()
+        tokens, last = self._buckets.pop(address, (float(self.burst), now))
+        tokens = min(float(self.burst), tokens + (now - last) * self.per_second)
+        allowed = tokens >= 1.0
+        self._buckets[address] = (tokens - 1.0 if allowed else tokens, now)
+        while len(self._buckets) > self.addresses:
+            self._buckets.popitem(last=False)
+        return allowed
+
+
+class TooLarge(Exception):
+    """A body exceeds its limit."""
+
+
+class Gate:
+    """The ASGI application of the public port.
+
+    Args:
+        inner: Flower's SuperLink application.
+        enrol: Redeems an invitation: request body → status and answer. Called in a thread.
+        knows_key: Whether a public key (PEM) is registered. Called in a thread.
+        rate: Limits ``POST /v1/enrol`` by address.
+        enrol_bytes, fleet_bytes: The largest bodies.
+    """
+
+    def __init__(
+        self,
+        inner: Application,
+        enrol: EnrolHandler,
+        knows_key: Callable[[bytes], bool],
+        *,
+        rate: RateLimit | None = None,
+        enrol_bytes: int = 8 * 1024,
+        fleet_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._inner = inner
+        self._enrol = enrol
+        self._knows_key = knows_key
+        self._rate = rate or RateLimit()
+        self._enrol_bytes = enrol_bytes
+        self._fleet_bytes = fleet_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        path, method = scope["path"], scope["method"]
+        if method != "POST" or (path not in FLEET_PATHS and path != ENROL_PATH):
+            await _answer(send, 404, b"")
+        elif path == ENROL_PATH:
+            await self._redeem(scope, receive, send)
+        else:
+            await self._pass_on(scope, receive, send)
+
+    async def _redeem(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = (scope.get("client") or ("", 0))[0]
+        if not self._rate.allow(address):
+            await _answer_json(send, 429, {"code": "busy"})
+            return
+        try:
+            body = await _read(receive, self._enrol_bytes)
+        except TooLarge:
+            await _answer_json(send, 413, {"code": "invalid"})
+            return
+        status, answer = await asyncio.to_thread(self._enrol, body)
+        await _answer_json(send, status, answer)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == _ACTIVATE and not await asyncio.to_thread(self._knows_key, _public_key(scope)):
+            # Flower answers a stranger and a session that did not end cleanly alike; a person needs to know which.
+            await _answer_json(send, 403, {"code": "unknown-key"})
+            return
+        started = False
+        received = 0
+
+        async def limited() -> Event:
+            nonlocal received
+            event = await receive()
+            received += len(event.get("body", b""))
+            if received > self._fleet_bytes:
+                raise TooLarge
+            return event
+
+        async def watched(event: Event) -> None:
+            nonlocal started
+            started = True
+            await send(event)
+
+        if _length(scope) > self._fleet_bytes:
+            await _answer(send, 413, b"")
+            return
+        try:
+            await self._inner(scope, limited, watched)
+        except TooLarge:
+            if not started:
+                await _answer(send, 413, b"")
+
+
+def _length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _public_key(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == PUBLIC_KEY_HEADER:
+            try:
+                return base64.b64decode(bytes(value), validate=True)
+            except (binascii.Error, ValueError):
+                return b""
+    return b""
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    body = b""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return b""
+        body += bytes(event.get("body", b""))
+        if len(body) > limit:
+            raise TooLarge
+        if not event.get("more_body", False):
+            return body
+
+
+async def _answer(send: Send, status: int, body: bytes, kind: bytes = b"text/plain") -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _answer_json(send: Send, status: int, value: dict[str, str]) -> None:
+    await _answer(send, status, json.dumps(value).encode(), b"application/json")
