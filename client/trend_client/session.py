@@ -74,6 +74,7 @@ class ClientSession:
         on_event: Told what happens.
         sent: Where every message is noted before it goes; None in rehearsals.
         shipped_sha256: Hash of the shipped backbone, which the policy allows; default: the engine's.
+        adapter_only: Decline to train whatever the plan, and take the shared adapter.
         country: For public holidays where the file has none.
         seed: Of draws outside private training; None takes one from the operating system.
     """
@@ -89,6 +90,7 @@ class ClientSession:
         on_event: Callable[[SessionEvent], None] = lambda _: None,
         sent: SentLog | None = None,
         shipped_sha256: str | None = None,
+        adapter_only: bool = False,
         country: str | None = None,
         seed: int | None = None,
     ) -> None:
@@ -99,6 +101,7 @@ class ClientSession:
         self.ledger = ledger
         self.shipped_sha256 = shipped_sha256 or engine.sha256
         self.country = country
+        self.adapter_only = adapter_only
         self.finished = False
         self.declined: str | None = None
         self.plan: FederationPlan | None = None
@@ -135,31 +138,27 @@ class ClientSession:
         return DescribeReply(answer="accepted", bucket=self.policy.bucket)
 
     def _accept(self, plan: FederationPlan, frozen: dict[str, NDArray[np.generic]]) -> None:
-        known = self.home.plan(plan.federation)
-        if known is not None and known[0].sha256() != plan.sha256():
-            raise PolicyError(
-                f"The server changed the plan of the federation {plan.federation} after this client accepted it.",
-                "A plan cannot change. The operator must start a federation of another name.",
-            )
+        """Check everything that can be checked without the sales, charge nothing, and note the agreement."""
         self._fits(plan)
-        data = self._training_data(plan)
+        self.engine.install(plan.adapter, frozen)
+        self._frozen = {name: np.asarray(value, dtype=np.float32) for name, value in frozen.items()}
+        # Kept even if it is declined below: without training, the shared adapter can still be received.
+        self.home.save_plan(plan, self._frozen)
         # This federation's own account is left out: asked again after a restart, it must not count twice.
         others = [a.run(a.charged + a.remaining) for a in self.ledger.accounts if a.federation != plan.federation]
         spent = [run for run in others if run.sigma > 0]
         self.policy.check_plan(plan, backbone_sha256=self.shipped_sha256, spent=spent)
-        self.engine.install(plan.adapter, frozen)
-        self._frozen = {name: np.asarray(value, dtype=np.float32) for name, value in frozen.items()}
+        if self.adapter_only:
+            raise PolicyError("This client takes the shared adapter and does not train.", "")
         self._self_test(plan)
         self.ledger.accept(plan, self.policy.bucket, without_privacy=not self.policy.require_privacy)
-        if known is None:
-            self.home.save_plan(plan, self._frozen)
+        data = self._training_data(plan)
         if self.plan is None or self.plan.sha256() != plan.sha256():
             cost = "without privacy (a rehearsal)"
             if plan.privacy is not None:
                 cost = f"ε = {plan_epsilon(plan, self.policy.bucket):.2f} at δ = {plan.privacy.delta:g} in all"
-            self._say(
-                SessionEvent("accepted", f"Accepted {plan.federation}: {plan.rounds} rounds, {cost}.", 0, plan.rounds)
-            )
+            text = f"Accepted {plan.federation}: {plan.rounds} rounds, {cost}."
+            self._say(SessionEvent("accepted", text, 0, plan.rounds))
         self.plan, self._data, self.declined = plan, data, None
 
     def _fits(self, plan: FederationPlan) -> None:
@@ -267,6 +266,13 @@ class ClientSession:
             raise PolicyError("The server names another plan than the accepted one.", "A plan cannot change.")
         return self.plan
 
+    def _described(self, federation: str, plan_sha256: str) -> FederationPlan:
+        """A plan that was received and fits, accepted for training or not."""
+        known = self.home.plan(federation)
+        if known is None or known[0].sha256() != plan_sha256:
+            raise PolicyError(f"This client knows no such plan of the federation {federation}.", "")
+        return known[0]
+
     def _received(self, plan: FederationPlan, adapter: dict[str, NDArray[np.generic]], sha256: str) -> Tensors:
         """The shared adapter that came, after every check."""
         checked = check_tensors(adapter, plan.adapter.tensors, "the shared adapter")
@@ -365,7 +371,7 @@ class ClientSession:
     def adopt(self, order: AdoptOrder, adapter: dict[str, NDArray[np.generic]]) -> AdoptReply:
         """Keep the shared adapter; the reply is always the same, whatever is made of it here."""
         try:
-            plan = self._accepted(order.federation, order.plan_sha256)
+            plan = self._described(order.federation, order.plan_sha256)
             tensors = self._received(plan, adapter, order.adapter_sha256)
             lineage = Lineage(
                 federation=order.federation,

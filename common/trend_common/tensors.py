@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from trend_common.errors import PolicyError
 
 __all__ = [
-    "SCALE_SUFFIX",
+    "INT8_KEY",
+    "SCALE_KEY",
     "TensorSpec",
     "Tensors",
     "check_tensors",
@@ -29,8 +30,9 @@ __all__ = [
 Tensors = dict[str, NDArray[np.float32]]
 """Name → float32 array. The unit of everything that is trained, sent, averaged and stored."""
 
-SCALE_SUFFIX = ".scale"
-_LEVELS = 127
+INT8_KEY: Final = "int8"
+SCALE_KEY: Final = "scale"
+_LEVELS: Final = 127
 
 
 class UniformSource(Protocol):
@@ -112,43 +114,48 @@ def encode_int8(tensors: Tensors, source: UniformSource) -> dict[str, NDArray[np
     noise: it is then post-processing and costs no privacy.
 
     Returns:
-        For each name an int8 array of the same shape, and under ``name + ".scale"`` a float32 array of shape [1].
+        ``int8`` [D], all tensors flattened in the order of their names, and ``scale`` float32 [number of tensors]:
+        two arrays, since a name for each would be half of the message.
     """
-    out: dict[str, NDArray[np.generic]] = {}
-    for name, value in tensors.items():
+    values, scales = [], []
+    for name in sorted(tensors):
+        value = tensors[name].reshape(-1)
         largest = float(np.max(np.abs(value))) if value.size else 0.0
         scale = np.float32(largest / _LEVELS) if largest > 0 else np.float32(1.0)
         exact = value.astype(np.float64) / float(scale)
         floor = np.floor(exact)
-        up = source.uniform(value.size).reshape(value.shape) < exact - floor
-        out[name] = np.clip(floor + up, -_LEVELS, _LEVELS).astype(np.int8)
-        out[name + SCALE_SUFFIX] = np.array([scale], dtype=np.float32)
-    return out
+        up = source.uniform(value.size) < exact - floor
+        values.append(np.clip(floor + up, -_LEVELS, _LEVELS).astype(np.int8))
+        scales.append(scale)
+    joined = np.concatenate(values) if values else np.zeros(0, dtype=np.int8)
+    return {INT8_KEY: joined, SCALE_KEY: np.array(scales, dtype=np.float32)}
 
 
 def decode_int8(encoded: Mapping[str, NDArray[np.generic]], schema: Sequence[TensorSpec]) -> Tensors:
     """Invert :func:`encode_int8`.
 
     Raises:
-        PolicyError: A tensor or its scale is missing, has another shape or dtype, or the scale is not a finite
-            positive number.
+        PolicyError: An array is missing, of another length or dtype, or a scale is not a finite positive number.
     """
-    wanted = {spec.name for spec in schema} | {spec.name + SCALE_SUFFIX for spec in schema}
-    if set(encoded) != wanted:
+    specs = sorted(schema, key=lambda spec: spec.name)
+    wanted = {
+        INT8_KEY: (np.dtype(np.int8), (sum(spec.size for spec in specs),)),
+        SCALE_KEY: (np.dtype(np.float32), (len(specs),)),
+    }
+    found = {name: (value.dtype, value.shape) for name, value in encoded.items()}
+    if found != wanted:
+        shown = {name: (str(dtype), shape) for name, (dtype, shape) in list(found.items())[:4]}
         raise PolicyError(
-            f"The int8 message has {len(encoded)} arrays where the plan has {len(wanted)}.",
-            "Each adapter tensor travels as one int8 array and one scale.",
+            f"The int8 message holds {shown}, which is not what the plan's adapter needs.",
+            f"It needs {INT8_KEY} of {wanted[INT8_KEY][1][0]} values and {SCALE_KEY} of {len(specs)}.",
         )
+    scales = encoded[SCALE_KEY].astype(np.float32)
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise PolicyError("A scale of the int8 message is not a finite positive number.", "Send it again.")
     out: Tensors = {}
-    for spec in schema:
-        value, scale = encoded[spec.name], encoded[spec.name + SCALE_SUFFIX]
-        if value.dtype != np.int8 or value.shape != spec.shape:
-            raise PolicyError(
-                f"{spec.name} is {value.dtype} of shape {value.shape}, not int8 of shape {spec.shape}.",
-                "Only the tensors that the plan names may travel.",
-            )
-        factor = float(scale.reshape(-1)[0]) if scale.dtype == np.float32 and scale.shape == (1,) else float("nan")
-        if not (np.isfinite(factor) and factor > 0):
-            raise PolicyError(f"The scale of {spec.name} is not a finite positive float32.", "Send it again.")
-        out[spec.name] = (value.astype(np.float32) * np.float32(factor)).astype(np.float32)
+    start = 0
+    for spec, scale in zip(specs, scales, strict=True):
+        part = encoded[INT8_KEY][start : start + spec.size].astype(np.float32)
+        out[spec.name] = (part * scale).reshape(spec.shape)
+        start += spec.size
     return out
