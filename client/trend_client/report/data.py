@@ -1,0 +1,85 @@
+"""What a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+
+from trend_client.backtest import Backtest
+from trend_common.forecasts import Forecast
+from trend_common.panel import SalesPanel
+from trend_common.scoring import MINIMUM_HISTORY
+
+__all__ = ["Privacy", "ReportData", "SentMessage"]
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What joining the federation has cost in privacy.
+
+    Attributes:
+        epsilon: Spent so far, from the ledger; None if the federation used no differential privacy.
+        delta: The probability with which ``epsilon`` may fail to hold.
+        unit: What is protected, as a noun phrase: "one product at one store, with its whole history".
+        rounds: Training rounds in which an update was sent; 0 if nothing ever was.
+        bytes_sent: Sum over all messages.
+        statement: The sentence in the report; "" takes the one that fits the numbers.
+    """
+
+    epsilon: float | None
+    delta: float
+    unit: str
+    rounds: int
+    bytes_sent: int
+    statement: str = ""
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """One message that left this machine: when, of what kind, how large, and its SHA-256 in hexadecimal."""
+
+    when: datetime
+    kind: str
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """All that one report shows. All of it is private but ``privacy`` and ``sent``.
+
+    Attributes:
+        panel: The sales.
+        forecast: The forecasts that the planner gets, after the panel's end.
+        created: When the report was made.
+        backtest: The comparison of methods, if there was enough data for one.
+        privacy: The spending, or None if this retailer never joined a federation.
+        sent: Every message that left.
+        top: Number of series with a chart, the largest by recent volume.
+        title: The retailer's name; default the panel's.
+    """
+
+    panel: SalesPanel
+    forecast: Forecast
+    created: datetime
+    backtest: Backtest | None = None
+    privacy: Privacy | None = None
+    sent: Sequence[SentMessage] = field(default_factory=tuple)
+    top: int = 6
+    title: str = ""
+
+    def largest(self) -> list[str]:
+        """The ``top`` forecast series with the most sales over their last year of steps, largest first."""
+        recent = self.panel.frame.groupby("unique_id", sort=False).tail({"D": 364, "W": 52, "M": 12}[self.panel.freq])
+        volume = recent.groupby("unique_id")["y"].sum()
+        known = volume[volume.index.isin(self.forecast.ids) & (volume > 0)]
+        return [str(name) for name in known.sort_values(ascending=False, kind="stable").index[: self.top]]
+
+    def new_series(self) -> list[str]:
+        """Forecast series with fewer known values than :data:`~trend_common.scoring.MINIMUM_HISTORY`."""
+        known = self.panel.frame.groupby("unique_id")["y"].count().reindex(list(self.forecast.ids)).fillna(0)
+        few = np.asarray(known < MINIMUM_HISTORY[self.panel.freq])
+        return [name for name, young in zip(self.forecast.ids, few, strict=True) if young]
