@@ -11,7 +11,7 @@ import pandas as pd
 from trend_common.errors import UsageError
 from trend_common.panel.dates import date_like
 from trend_common.panel.findings import Report
-from trend_common.panel.numeric import mostly_numeric
+from trend_common.panel.numeric import mostly_numeric, sampled
 from trend_common.panel.vocabulary import MAPPABLE, Match, Role, match, plain
 
 __all__ = ["Layout", "recognise"]
@@ -352,12 +352,8 @@ def _dates(cells: pd.Series, *, strict: bool = False) -> float:
         return 1.0
     if strict and pd.api.types.is_numeric_dtype(cells):
         return 0.0
-    text = cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
-    text = text[text != ""]
-    if text.empty:
-        return 0.0
-    sample = text.iloc[:: max(1, len(text) // 100)]
-    return sum(date_like(cell, bare=not strict) for cell in sample) / len(sample)
+    sample = sampled(cells, 100)
+    return sum(date_like(cell, bare=not strict) for cell in sample) / max(1, len(sample))
 
 
 def _equivalent(frame: pd.DataFrame, first: str, second: str, *, keys: bool) -> bool:

@@ -91,10 +91,10 @@ def from_frame(
 def _panel(raw: RawTable, name: str, wishes: _Wishes, report: Report) -> SalesPanel:
     if wishes.freq not in (None, "D", "W", "M"):
         raise UsageError(f"There is no frequency {wishes.freq!r}.", "Give D (days), W (weeks) or M (months).")
-    layout = recognise(raw.frame, wishes.columns, report)
-    report.stop_if_blocked()
     if not len(raw.frame):
         raise report.fail("The file has a header but no rows.", "Export it again, with the sales.")
+    layout = recognise(raw.frame, wishes.columns, report)
+    report.stop_if_blocked()
     cells, orders = _cells(raw, layout, wishes, report)
     report.stop_if_blocked()
     rows = cells.rows

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trend_common.panel.findings import Report
 
-__all__ = ["Decimal", "ParsedNumbers", "decimal_of", "mostly_numeric", "parse_flags", "parse_numbers"]
+__all__ = ["Decimal", "ParsedNumbers", "decimal_of", "mostly_numeric", "parse_flags", "parse_numbers", "sampled"]
 
 Decimal = Literal[".", ","]
 
@@ -57,9 +57,9 @@ def _text(cells: pd.Series) -> pd.Series:
 
 def _marked(cells: pd.Series) -> pd.Series:
     """Distinct cleaned texts that hold a comma or a dot, at most some thousands."""
-    text = _text(cells)
+    text = pd.Series(cells.dropna().unique(), dtype=object).astype(str)
     marked = text[text.str.contains(",", regex=False) | text.str.contains(".", regex=False)]
-    return pd.Series(marked.unique()[:_SHOWN], dtype=object).astype(str).str.replace(_CLUTTER, "", regex=True)
+    return marked.iloc[:_SHOWN].str.replace(_CLUTTER, "", regex=True)
 
 
 def decimal_of(columns: Mapping[str, pd.Series], separator: str, report: Report) -> dict[str, Decimal]:
@@ -114,7 +114,7 @@ def parse_numbers(cells: pd.Series, decimal: Decimal = ".") -> ParsedNumbers:
             cells.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan), np.zeros(len(cells), dtype=bool)
         )
     text = _text(cells)
-    if decimal == "." and not text.str.contains(",", regex=False).any():
+    if decimal == ".":
         values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
     else:
         values = np.full(len(text), np.nan)
@@ -148,15 +148,26 @@ def _parse_slowly(text: pd.Series, decimal: Decimal) -> NDArray[np.float64]:
     return np.where(negative.to_numpy(dtype=bool), -values, values)
 
 
-def mostly_numeric(cells: pd.Series, sample: int = 400) -> bool:
+def sampled(cells: pd.Series, size: int = 400) -> pd.Series:
+    """Evenly spread non-empty cells as stripped text; some ``size`` of them, all if there are few."""
+    spread = cells.iloc[:: max(1, len(cells) // (2 * size))]
+    text = _filled(spread)
+    return text if len(text) >= size // 2 or len(spread) == len(cells) else _filled(cells).iloc[:size]
+
+
+def _filled(cells: pd.Series) -> pd.Series:
+    text = _text(cells).str.strip()
+    filled: pd.Series = text[~text.str.casefold().isin(_MISSING)]
+    return filled
+
+
+def mostly_numeric(cells: pd.Series) -> bool:
     """Whether most non-empty cells are numbers under either decimal mark; an empty column is not."""
     if pd.api.types.is_numeric_dtype(cells):
         return True
     if cells.dtype != object and not pd.api.types.is_string_dtype(cells):
         return False
-    text = _text(cells).str.strip()
-    text = text[~text.str.casefold().isin(_MISSING)]
-    text = text.iloc[:: max(1, len(text) // sample)]
+    text = sampled(cells)
     if text.empty:
         return False
     good = ~parse_numbers(text, ".").unreadable | ~parse_numbers(text, ",").unreadable

@@ -12,7 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from trend_common.panel.encoding import decode, read_bytes
 from trend_common.panel.findings import Report
@@ -213,12 +215,14 @@ def _trimmed(frame: pd.DataFrame, header: list[str], report: Report) -> pd.DataF
     return frame[~blank].reset_index(drop=True) if blank.any() else frame
 
 
-def _blank_rows(frame: pd.DataFrame) -> pd.Series[bool]:
-    blank = pd.Series(True, index=frame.index)
+def _blank_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    at = np.arange(len(frame))
     for column in frame.columns:
-        blank[blank] = frame.loc[blank, column].str.strip() == ""
-        if not blank.any():
+        at = at[(frame[column].iloc[at].str.strip() == "").to_numpy(dtype=bool)]
+        if not len(at):
             break
+    blank = np.zeros(len(frame), dtype=bool)
+    blank[at] = True
     return blank
 
 

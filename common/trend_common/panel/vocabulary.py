@@ -247,6 +247,7 @@ _WHOLE, _WORDS, _CHINESE = _build()
 @lru_cache(maxsize=4096)
 def match(name: str) -> Match | None:
     """The meaning of a header name, or None."""
+    name = re.sub(r" \(\d+\)$", "", name)  # how the second of two equal names is told apart
     compact = _compact(name)
     if compact in _WHOLE:
         return _WHOLE[compact]
