@@ -51,7 +51,7 @@ def test_attention_across_the_batch_is_caught(make_model: Factory, make_batch: F
     """Silently wrong elsewhere: a group attention that swaps batch and time."""
     # Every layer of the adapter sees the right leading dimension, so only the comparisons can tell.
     with pytest.raises(
-        PolicyError, match="differs from that of the series alone.*changes what the others contribute"
+        PolicyError, match=r"differs from that of the series alone.*changes what the others contribute"
     ):
         run_selftest(make_model(mix_rows=True), make_batch, 1)
 

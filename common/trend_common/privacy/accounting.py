@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
 
-__all__ = ["Run", "compose", "epsilon_of", "gaussian_delta", "gaussian_epsilon", "noise_multiplier_for"]
+__all__ = ["Run", "best_guess", "compose", "epsilon_of", "gaussian_delta", "gaussian_epsilon", "noise_multiplier_for"]
 
 _INTERVAL = 1e-4
 _COARSE_INTERVAL = 1e-3
@@ -109,6 +109,32 @@ def _compose(runs: tuple[tuple[float, float, int], ...], delta: float) -> float:
         parts.append(_distribution(1 / mu, 1.0, 1, interval))
     total = reduce(lambda left, right: left.compose(right), parts)
     return float(total.get_epsilon_for_delta(delta))
+
+
+def best_guess(runs: Iterable[Run]) -> float:
+    """How often the best possible guesser is right about one unit, if it is in the data with probability 1/2.
+
+    He knows the mechanism, all that was released and all the other units. By Neyman and Pearson he is right with
+    probability (1 + δ(0)) / 2, where δ(0) is the total variation between the two worlds; for q = 1 that is Φ(μ/2).
+
+    >>> round(best_guess([Run(sigma=4.836, q=1.0, steps=20)]), 3)
+    0.678
+
+    Returns:
+        Between 0.5 (he may as well toss a coin) and 1.
+    """
+    used = [run for run in runs if run.steps]
+    if any(run.sigma == 0 for run in used):
+        return 1.0
+    exact = [run for run in used if run.q == 1 or run.sigma < _LEAST_SIGMA or run.steps > _MOST_STEPS]
+    mu = math.sqrt(math.fsum(run.steps / run.sigma**2 for run in exact))
+    delta = gaussian_delta(mu, 0.0) if mu else 0.0
+    for run in used:
+        if run not in exact:
+            # The total variation of a composition is at most the sum: an upper bound, and a quick one.
+            one = _distribution(run.sigma, run.q, run.steps, _COARSE_INTERVAL)
+            delta += float(one.get_delta_for_epsilon(0.0))
+    return (1.0 + min(1.0, delta)) / 2.0
 
 
 @lru_cache(maxsize=64)
