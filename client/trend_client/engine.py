@@ -89,7 +89,7 @@ class Engine:
     def install_local(self, rank: int) -> None:
         """Attach an adapter of this client's own, for work without any federation."""
         plan, _, frozen = adapters.initial_adapter(
-            self._without_adapter(),
+            self.release(),
             rank=rank,
             alpha=2.0 * rank,
             targets=self.backbone.lora_targets,
@@ -97,7 +97,8 @@ class Engine:
         )
         self.install(plan, frozen)
 
-    def _without_adapter(self) -> Backbone:
+    def release(self) -> Backbone:
+        """Take the adapter off; the backbone as it was shipped."""
         if self._attached is not None:
             adapters.detach(self.backbone)
             self._attached = None

@@ -1,0 +1,132 @@
+"""A simulated retailer cut for scoring: what may be trained on, what decides, and what is looked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from trend_client.engine import Engine, level_hints
+from trend_client.training import TrainingData
+from trend_common.baselines import baseline_forecast
+from trend_common.errors import DataError
+from trend_common.forecasts import Forecast
+from trend_common.metrics import SeasonalError, wql
+from trend_common.predicting import predict
+from trend_common.protocol import AdapterPlan
+from trend_common.scoring import Origins, Score, actuals, origins, panel_before, scale_of, score
+from trend_common.tensors import Tensors
+from trend_common.windows import PanelWindows
+from trend_simulations.settings import Settings
+from trend_simulations.sources import Retailer
+
+__all__ = ["Adapter", "Case", "Truth", "make_case"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that the engine can put on: its plan, the frozen part, and the tensors (None: untrained)."""
+
+    plan: AdapterPlan
+    frozen: Tensors
+    tensors: Tensors | None
+
+    def put_on(self, engine: Engine) -> None:
+        """Make ``engine`` forecast with it."""
+        engine.install(self.plan, self.frozen)
+        engine.use(self.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What came to pass in one window: S series, their yardstick, and the seasonal naive's WQL there."""
+
+    ids: tuple[str, ...]
+    y: np.ndarray
+    scale: SeasonalError
+    naive_wql: float
+
+    def score(self, forecast: Forecast) -> Score:
+        """All measures of ``forecast``."""
+        return score(self.y, forecast.select(self.ids), self.scale)
+
+    def relative_wql(self, forecast: Forecast) -> float:
+        """WQL over the seasonal naive's."""
+        return wql(self.y, forecast.select(self.ids)) / self.naive_wql if self.naive_wql > 0 else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One retailer at the common cut.
+
+    Attributes:
+        retailer: Name and all sales.
+        cut: Validation and test.
+        data: Its series as training data; no target reaches the validation.
+        validation: Decides about steps, step sizes and gates.
+        test: For the scores at the end alone.
+    """
+
+    retailer: Retailer
+    cut: Origins
+    data: TrainingData
+    validation: Truth
+    test: Truth
+
+    def forecast(self, engine: Engine, origin: pd.Timestamp) -> Forecast:
+        """The engine's forecast from ``origin``, with the adapter that it wears."""
+        windows = self.data.windows
+        step = windows.step_of(origin)
+        return predict(
+            engine.backbone,
+            windows,
+            origin=step,
+            horizon=self.data.horizon,
+            level_hint=level_hints(windows, step),
+            device=engine.device,
+        )
+
+    def baselines(self, names: tuple[str, ...]) -> dict[str, Score]:
+        """Statistical methods on the test window."""
+        known = panel_before(self.retailer.panel, self.cut.test)
+        made = baseline_forecast(list(names), known, self.cut.test, self.data.horizon)
+        return {name: self.test.score(forecast) for name, forecast in made.items()}
+
+
+def make_case(retailer: Retailer, settings: Settings) -> Case:
+    """Cut one retailer.
+
+    The windows are built on the panel as it was known just before the test, so that nothing of the test can reach a
+    forecast; training stops before the validation.
+
+    Raises:
+        DataError: It cannot be scored or trained on; the message names it.
+    """
+    panel, horizon = retailer.panel, settings.horizon
+    cut = origins(panel, horizon)
+    windows = PanelWindows(panel_before(panel, cut.test), context=settings.context)
+    data = TrainingData.of(windows, train_end=windows.step_of(cut.validation), horizon=horizon)
+    if not data.n_units:
+        raise DataError(
+            f"{retailer.name} has no series with enough history before {cut.validation.date()}.", "Leave it out."
+        )
+    return Case(
+        retailer, cut, data, _truth(panel, cut, cut.validation, horizon), _truth(panel, cut, cut.test, horizon)
+    )
+
+
+def _truth(panel: object, cut: Origins, origin: pd.Timestamp, horizon: int) -> Truth:
+    from trend_common.panel import SalesPanel
+
+    assert isinstance(panel, SalesPanel)
+    known = panel_before(panel, origin)
+    truth = actuals(panel, origin, horizon)
+    naive = baseline_forecast(["seasonal-naive"], known, origin, horizon)["seasonal-naive"]
+    available = set(naive.ids)
+    ids = tuple(name for name in truth.ids if name in available)
+    if not ids:
+        raise DataError(f"{panel.name} has no sales to score from {origin.date()} on.", "Leave it out.")
+    y = truth.select(ids).y
+    scale = scale_of(panel, ids, cut.validation)
+    return Truth(ids, y, scale, wql(y, naive.select(ids)))

@@ -1,0 +1,256 @@
+"""One federation in this process: every retailer with a home, a policy and a ledger of its own, and one engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trend_client.engine import Engine
+from trend_client.home import ClientHome
+from trend_client.session import ClientSession, SessionEvent
+from trend_common import adapters
+from trend_common.errors import Declined, PolicyError
+from trend_common.flower.records import tensors_from_bytes
+from trend_common.privacy.ledger import Ledger
+from trend_common.privacy.plan import make_privacy_plan, signal_to_noise
+from trend_common.privacy.policy import Policy
+from trend_common.protocol import FederationPlan, TrainOrder, TrainReply
+from trend_common.tensors import Tensors, decode_int8, tensors_sha256
+from trend_simulations.cases import Adapter
+from trend_simulations.settings import DpRecipe, PlainRecipe, Settings
+from trend_simulations.sources import Retailer
+
+__all__ = ["Announced", "Member", "Outcome", "announce", "federate_in_process", "members"]
+
+_EXPECTED_BATCH = 30
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A plan with its tensors, as a server announces it."""
+
+    plan: FederationPlan
+    initial: Tensors
+    frozen: Tensors
+
+
+@dataclass
+class Clock:
+    """Seconds inside the clients' rounds, and bytes that they sent."""
+
+    training: float = 0.0
+    payload: int = 0
+
+
+class TimedSession(ClientSession):
+    """A client's session that notes how long its rounds take and how much it sends."""
+
+    clock: Clock
+
+    def train(self, order: TrainOrder, adapter: dict[str, NDArray[np.generic]]) -> tuple[TrainReply, bytes | None]:
+        """See :meth:`ClientSession.train`."""
+        started = time.perf_counter()
+        reply = super().train(order, adapter)
+        self.clock.training += time.perf_counter() - started
+        if reply[1] is not None:
+            self.clock.payload = len(reply[1])
+        return reply
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One simulated client."""
+
+    name: str
+    session: TimedSession
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a federation ended with.
+
+    Attributes:
+        adapter: The shared adapter.
+        plan: What was agreed to.
+        spent: ε in each client's ledger.
+        bytes_up: Of one client in one round.
+        seconds, training: In all, and inside the clients' rounds.
+        signal_to_noise: The bound of :func:`trend_common.privacy.plan.signal_to_noise` over the run.
+    """
+
+    adapter: Adapter
+    plan: FederationPlan
+    spent: dict[str, float] = field(default_factory=dict)
+    bytes_up: int = 0
+    seconds: float = 0.0
+    training: float = 0.0
+    signal_to_noise: float = float("inf")
+
+
+def announce(
+    engine: Engine, settings: Settings, recipe: DpRecipe | PlainRecipe, *, name: str, seed: int
+) -> Announced:
+    """The plan of one federation; a DP recipe is calibrated to the settings' ε and δ."""
+    private = isinstance(recipe, DpRecipe)
+    engine.release()
+    adapter, initial, frozen = adapters.initial_adapter(
+        engine.backbone,
+        rank=recipe.rank,
+        alpha=2.0 * recipe.rank,
+        targets=engine.backbone.lora_targets,
+        train="B" if isinstance(recipe, DpRecipe) else recipe.train,
+        seed=seed,
+    )
+    plain = None if isinstance(recipe, DpRecipe) else recipe
+    by_gradient = plain is None or plain.update == "gradient"
+    privacy = None
+    if isinstance(recipe, DpRecipe):
+        privacy = make_privacy_plan(
+            epsilon=settings.epsilon,
+            delta=settings.delta,
+            clip=recipe.clip,
+            rounds=recipe.rounds,
+            steps=1,
+            buckets={"S": (1.0, _EXPECTED_BATCH)},
+        )
+    plan = FederationPlan(
+        federation=name,
+        backbone=settings.backbone,
+        backbone_sha256=engine.sha256,
+        adapter=adapter,
+        freq=settings.freq,
+        horizon=settings.horizon,
+        context=settings.context,
+        rounds=recipe.rounds,
+        steps=1 if plain is None or by_gradient else plain.steps,
+        windows_per_series=recipe.windows_per_series,
+        update="gradient" if by_gradient else "weights",
+        local_learning_rate=0.0 if plain is None or by_gradient else plain.local_lr,
+        proximal_mu=0.0 if plain is None else plain.proximal_mu,
+        privacy=privacy,
+        wire="int8" if private else "float32",
+    )
+    return Announced(plan, initial, frozen)
+
+
+def members(
+    retailers: Sequence[Retailer],
+    engine: Engine,
+    plan: FederationPlan,
+    root: Path,
+    *,
+    seed: int,
+    on_event: Callable[[str, SessionEvent], None] = lambda _name, _event: None,
+) -> list[Member]:
+    """A client for each retailer, with a fresh home under ``root`` and a policy that allows exactly this plan."""
+    epsilon = plan.privacy.epsilon if plan.privacy else 1.0
+    delta = plan.privacy.delta if plan.privacy else 1e-5
+    policy = Policy(
+        require_privacy=plan.privacy is not None,
+        epsilon_per_federation=epsilon * 1.001,
+        epsilon_total=epsilon * 1.001,
+        delta_max=delta,
+        noise_multiplier_min=1e-3,
+        min_units=1,
+        backbones=[engine.sha256],
+        steps_max=100_000,
+    )
+    found = []
+    for number, one in enumerate(retailers):
+        home = ClientHome(root / f"{number:04d}")
+        ledger = Ledger(
+            home.ledger_folder / "ledger.jsonl",
+            head_path=home.root / "ledger.head",
+            epsilon_total=policy.epsilon_total,
+            delta=policy.delta_max,
+            durable=False,
+        )
+
+        def tell(event: SessionEvent, name: str = one.name) -> None:
+            on_event(name, event)
+
+        session = TimedSession(
+            home=home,
+            engine=engine,
+            panel=one.panel,
+            policy=policy,
+            ledger=ledger,
+            on_event=tell,
+            seed=seed * 1009 + number,
+        )
+        session.clock = Clock()
+        found.append(Member(one.name, session, ledger))
+    return found
+
+
+def federate_in_process(
+    joined: Sequence[Member],
+    announced: Announced,
+    *,
+    server_lr: float,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> Outcome:
+    """Play the whole federation; see :class:`Outcome`.
+
+    Raises:
+        Declined: A client did not accept the plan, with its reason.
+    """
+    plan, started = announced.plan, time.perf_counter()
+    for member in joined:
+        if member.session.describe(plan, dict(announced.frozen)).answer != "accepted":
+            raise Declined(f"{member.name} declined: {member.session.declined}")
+    shared = dict(announced.initial)
+    first = {name: np.zeros_like(value) for name, value in shared.items()}
+    second = {name: np.zeros_like(value) for name, value in shared.items()}
+    for number in range(1, plan.rounds + 1):
+        order = TrainOrder(
+            federation=plan.federation,
+            round=number,
+            plan_sha256=plan.sha256(),
+            adapter_sha256=tensors_sha256(shared),
+        )
+        total = {name: np.zeros_like(value, dtype=np.float64) for name, value in shared.items()}
+        for member in joined:
+            _, payload = member.session.train(order, dict(shared))
+            if payload is None:
+                raise PolicyError(f"{member.name} refused round {number}.", "")
+            sent = tensors_from_bytes(payload)
+            delta = decode_int8(sent, plan.adapter.tensors) if plan.wire == "int8" else sent
+            for name, value in delta.items():
+                total[name] += value
+        for name, value in total.items():
+            mean = (value / len(joined)).astype(np.float32)
+            if plan.update == "weights":
+                shared[name] = shared[name] + mean
+                continue
+            first[name] = 0.9 * first[name] + 0.1 * mean
+            second[name] = 0.99 * second[name] + 0.01 * mean * mean
+            step = (first[name] / (1 - 0.9**number)) / (np.sqrt(second[name] / (1 - 0.99**number)) + 1e-8)
+            shared[name] = (shared[name] - server_lr * step).astype(np.float32)
+        on_round(number)
+    clocks = [member.session.clock for member in joined]
+    ratio = float("inf")
+    if plan.privacy is not None:
+        units = np.mean([member.session.panel.n_series for member in joined])
+        ratio = signal_to_noise(
+            sigma=plan.privacy.buckets["S"].noise_multiplier,
+            steps=plan.rounds,
+            units=round(float(units)),
+            clients=len(joined),
+            parameters=plan.adapter.parameters,
+        )
+    return Outcome(
+        adapter=Adapter(plan.adapter, announced.frozen, shared),
+        plan=plan,
+        spent={member.name: member.ledger.spent() for member in joined} if plan.privacy else {},
+        bytes_up=max(clock.payload for clock in clocks),
+        seconds=time.perf_counter() - started,
+        training=sum(clock.training for clock in clocks),
+        signal_to_noise=ratio,
+    )

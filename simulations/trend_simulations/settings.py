@@ -1,0 +1,189 @@
+"""What a simulation is asked to do, and the values that are taken where nothing was asked.
+
+The defaults of the federations were chosen on synthetic retailers, by the mean over retailers of the loss on the
+validation horizon (``docs/simulation.md`` has the grid); no test window and no real sales entered them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+__all__ = ["ARMS", "HORIZON", "DpRecipe", "LocalRecipe", "PlainRecipe", "Settings"]
+
+HORIZON: Final = {"D": 28, "W": 8, "M": 6}
+"""Steps to forecast by default."""
+
+_CONTEXT: Final = {"D": 252, "W": 112, "M": 56}
+_PATCH: Final = 14
+
+ARMS: Final = (
+    "zero-shot",
+    "local",
+    "federated",
+    "federated-personal",
+    "federated-dp",
+    "federated-dp-personal",
+    "central",
+)
+"""What can be compared."""
+
+
+@dataclass(frozen=True)
+class DpRecipe:
+    """One noised gradient a round from every client; the server averages and takes a step of Adam.
+
+    Attributes:
+        rounds: T.
+        clip: C, the largest norm of one series' gradient.
+        server_lr: Adam's step size.
+        rank: r of LoRA; B alone is trained.
+        windows_per_series: k.
+    """
+
+    rounds: int = 20
+    clip: float = 0.02
+    server_lr: float = 2e-3
+    rank: int = 2
+    windows_per_series: int = 4
+
+
+@dataclass(frozen=True)
+class PlainRecipe:
+    """A federation without privacy.
+
+    Attributes:
+        update: "weights" is FedAvg (or FedProx) over ``steps`` local steps of Adam; "gradient" is one gradient a
+            round and Adam at the server, as with privacy but without noise.
+        rounds, steps, local_lr, proximal_mu, server_lr, rank, train, windows_per_series: As in the plan.
+    """
+
+    update: Literal["weights", "gradient"]
+    rounds: int
+    steps: int = 1
+    local_lr: float = 1e-3
+    proximal_mu: float = 0.0
+    server_lr: float = 2e-3
+    rank: int = 4
+    train: Literal["B", "AB"] = "B"
+    windows_per_series: int = 4
+
+    @property
+    def label(self) -> str:
+        """How it is named in the results."""
+        if self.update == "gradient":
+            return f"{self.rounds} rounds of one gradient, server step {self.server_lr:g}, r={self.rank}"
+        name = "FedProx" if self.proximal_mu else "FedAvg"
+        return f"{name}, {self.rounds} rounds of {self.steps} steps at {self.local_lr:g}, r={self.rank}"
+
+
+@dataclass(frozen=True)
+class LocalRecipe:
+    """Training on one retailer's own series, or (central) on all retailers' together.
+
+    Attributes:
+        learning_rates, checkpoints: Tried; the best on validation is taken.
+        rank: r of LoRA; A and B are trained.
+    """
+
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+    checkpoints: tuple[int, ...] = (5, 10, 20, 40, 60)
+    rank: int = 4
+
+
+_PLAIN: Final[dict[str, tuple[PlainRecipe, ...]]] = {
+    "W": (
+        PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
+        PlainRecipe("weights", rounds=12, steps=5, local_lr=3e-3, proximal_mu=0.01),
+        PlainRecipe("gradient", rounds=20, rank=2),
+    ),
+    "D": (
+        PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
+        PlainRecipe("weights", rounds=30, steps=5, local_lr=3e-3),
+        PlainRecipe("gradient", rounds=30, rank=2),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole simulation.
+
+    Attributes:
+        freq: Step of all retailers.
+        horizon: H.
+        context: Steps of history that the model sees, a multiple of the backbone's patch.
+        seeds: Of adapters and draws; the noise of private arms comes from the system and has no seed.
+        epsilon, delta: Of the private arms.
+        backbone: Name or folder.
+        dp, plain, local, central: How the arms train; ``federated`` takes the recipe of ``plain`` that is best on
+            validation in the mean over the retailers.
+        threads: Of torch.
+    """
+
+    freq: Literal["D", "W", "M"]
+    horizon: int
+    context: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epsilon: float = 4.0
+    delta: float = 1e-5
+    backbone: str = "trend-small"
+    dp: DpRecipe = DpRecipe()
+    plain: tuple[PlainRecipe, ...] = ()
+    local: LocalRecipe = LocalRecipe()
+    central: LocalRecipe = field(default_factory=lambda: LocalRecipe(checkpoints=(50, 100, 200, 400), rank=4))
+    threads: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        freq: Literal["D", "W", "M"],
+        *,
+        horizon: int | None = None,
+        history: int | None = None,
+        seeds: int = 3,
+        backbone: str = "trend-small",
+        epsilon: float = 4.0,
+        delta: float = 1e-5,
+        rounds: int | None = None,
+        steps: int | None = None,
+        clip: float | None = None,
+        rank: int | None = None,
+        windows_per_series: int | None = None,
+        server_lr: float | None = None,
+    ) -> Settings:
+        """The defaults for a frequency, with what was asked for put in their place.
+
+        ``rounds``, ``rank``, ``windows_per_series`` and ``server_lr`` hold for every federated arm, ``steps`` for
+        those that train locally.
+        """
+        ahead = horizon or HORIZON[freq]
+        context = _CONTEXT[freq]
+        if history is not None:
+            # Longer than what exists would be padding; the test sees the validation horizon besides.
+            context = min(context, -(-(history + ahead) // _PATCH) * _PATCH)
+        common = {
+            "rounds": rounds,
+            "rank": rank,
+            "windows_per_series": windows_per_series,
+            "server_lr": server_lr,
+        }
+        asked = {key: value for key, value in common.items() if value is not None}
+        dp = replace(DpRecipe(), **asked, **({} if clip is None else {"clip": clip}))  # type: ignore[arg-type]
+        plain = []
+        for recipe in _PLAIN["D" if freq == "D" else "W"]:
+            changed = dict(asked)
+            if steps is not None and recipe.update == "weights":
+                changed["steps"] = steps
+            plain.append(replace(recipe, **changed))  # type: ignore[arg-type]
+        return cls(
+            freq=freq,
+            horizon=ahead,
+            context=context,
+            seeds=tuple(range(seeds)),
+            epsilon=epsilon,
+            delta=delta,
+            backbone=backbone,
+            dp=dp,
+            plain=tuple(plain),
+        )
