@@ -28,7 +28,7 @@ def test_the_columns_are_the_ones_every_tool_reads() -> None:
         *("q40", "q50", "q60", "q70", "q80", "q90", "q95"),
     ]
     assert table["store"].tolist() == ["a", "a", "", ""], "a series without a static row is described by nothing"
-    assert_allclose(table.loc[1, "q90"], 0.9 * 10 + 1)
+    assert_allclose(table["q90"].iloc[1], 0.9 * 10 + 1)
 
 
 def test_a_table_comes_back_as_the_same_forecast_whatever_its_row_order() -> None:

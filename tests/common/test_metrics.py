@@ -82,7 +82,12 @@ def test_a_perfect_forecast_loses_nothing_and_covers_all(seed: int) -> None:
     y, forecast, history = sample(seed, missing=0.0)
     perfect = Forecast(forecast.ids, forecast.ds, LEVELS, np.repeat(y[..., None], len(LEVELS), axis=-1), y)
     scale = metrics.seasonal_error(history, 7)
-    values = [metrics.wape(y, perfect.median), metrics.mase(y, y, scale), metrics.rmsse(y, y, scale), metrics.rmse(y, y)]
+    values = [
+        metrics.wape(y, perfect.median),
+        metrics.mase(y, y, scale),
+        metrics.rmsse(y, y, scale),
+        metrics.rmse(y, y),
+    ]
     assert_allclose([*values, metrics.sql(y, perfect, scale), metrics.wql(y, perfect)], 0, atol=1e-12)
     assert metrics.coverage(y, perfect, 0.8) == 1
 
@@ -139,7 +144,11 @@ def test_nothing_known_is_nan_without_a_warning() -> None:
     _, forecast, history = sample(0)
     y = np.full(forecast.mean.shape, np.nan)
     scale = metrics.seasonal_error(history, 7)
-    values = [metrics.wape(y, forecast.median), metrics.mase(y, forecast.median, scale), metrics.rmse(y, forecast.mean)]
+    values = [
+        metrics.wape(y, forecast.median),
+        metrics.mase(y, forecast.median, scale),
+        metrics.rmse(y, forecast.mean),
+    ]
     values += [metrics.sql(y, forecast, scale), metrics.wql(y, forecast), metrics.coverage(y, forecast, 0.8)]
     assert np.isnan(values).all()
 
