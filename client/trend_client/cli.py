@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trend_client.workplace import Workplace
 from trend_common import __version__
 from trend_common.console import console, run_app
+from trend_common.errors import UsageError
+
+if TYPE_CHECKING:
+    from trend_client.outcome import Outcome
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="trend-client",
     help="Forecasts for a retailer, trained together with others without sharing a row of sales.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="This client's folder. Default: $TREND_CLIENT_HOME or ~/.trend-client.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="The sales file: CSV, CSV.gz or Parquet. Default: the last one used.")
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="ROLE=NAME", help="Which column means what; may be repeated; '-' for none."),
+]
+DateFormatOption = Annotated[str | None, typer.Option("--date-format", help="Form of the dates, such as %d/%m/%Y.")]
+FreqOption = Annotated[str | None, typer.Option("--freq", metavar="D|W|M", help="Days, weeks or months.")]
+DecimalOption = Annotated[str | None, typer.Option("--decimal", metavar=".|,", help="The decimal mark.")]
+CountryOption = Annotated[
+    str | None, typer.Option("--country", metavar="DE", help="Public holidays of this country, if the file has none.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+BackboneOption = Annotated[str, typer.Option("--backbone", help="The shipped model's name, or a folder.")]
+HorizonOption = Annotated[
+    int | None, typer.Option("--horizon", min=1, max=56, help="Steps ahead. Default: the federation's.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the files. Default: output/ in the home.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -27,35 +56,260 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
+    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The federation's server.")] = None,
+    data: DataOption = None,
+    invite: Annotated[Path | None, typer.Option(help="The operator's invitation; for the first join.")] = None,
+    home: HomeOption = None,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = None,
+    freq: FreqOption = None,
+    decimal: DecimalOption = None,
+    country: CountryOption = None,
+    device: DeviceOption = "auto",
+    backbone: BackboneOption = "trend-small",
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="Receive the shared adapter without training.")
+    ] = False,
+    json_out: JsonOption = None,
+    verbose: VerboseOption = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """What every command shares."""
+    """Join a federation with --server and --data, or use a command below; those work offline.
+
+    Exit codes: 0 done, 2 usage, 3 the sales file, 4 policy or ledger, 5 connection or identity, 6 declined by the
+    server, 130 interrupted.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if server is None:
+        if data is None and invite is None:
+            console.print(context.get_help())
+            return
+        raise UsageError(
+            "No server was named.", "Add --server HOST:PORT, or use a command such as check or forecast."
+        )
+    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    from trend_client.join import join
+    from trend_client.screens import show_budget, show_outcome
+
+    outcome = join(place, server=server, invite=invite, adapter_only=adapter_only)
+    show_outcome(outcome)
+    show_budget(place.budget(), None)
+    if json_out is not None:
+        _write_outcome(place, outcome, json_out)
 
 
 @app.command("check")
 def check_command(
     data: Annotated[Path, typer.Option("--data", help="The sales file: CSV, CSV.gz or Parquet.")],
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns", metavar="ROLE=NAME", help="Which column means what; may be repeated; '-' for none."
-        ),
-    ] = None,
-    date_format: Annotated[str | None, typer.Option(help="Form of the dates, such as %d/%m/%Y.")] = None,
-    freq: Annotated[str | None, typer.Option(metavar="D|W|M", help="Days, weeks or months.")] = None,
-    decimal: Annotated[str | None, typer.Option(metavar=".|,", help="The decimal mark.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the summary there.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = None,
+    freq: FreqOption = None,
+    decimal: DecimalOption = None,
+    json_out: JsonOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show what is understood of a sales file: columns, frequency, findings, examples. Nothing leaves the machine."""
     from trend_client.check import check, parse_columns
 
-    mapping = parse_columns(columns or [])
-    check(data, mapping, json_out, date_format=date_format, freq=freq, decimal=decimal)
+    check(data, parse_columns(columns or []), json_out, date_format=date_format, freq=freq, decimal=decimal)
+
+
+@app.command("forecast")
+def forecast_command(
+    data: DataOption = None,
+    home: HomeOption = None,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = None,
+    freq: FreqOption = None,
+    decimal: DecimalOption = None,
+    country: CountryOption = None,
+    device: DeviceOption = "auto",
+    backbone: BackboneOption = "trend-small",
+    out: OutOption = None,
+    json_out: JsonOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Forecast with the adapters of this home (or the pretrained model alone), and write the report. Offline."""
+    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    _conclude(place, personal=False, out=out, json_out=json_out)
+
+
+@app.command("personalise")
+def personalise_command(
+    data: DataOption = None,
+    home: HomeOption = None,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = None,
+    freq: FreqOption = None,
+    decimal: DecimalOption = None,
+    country: CountryOption = None,
+    device: DeviceOption = "auto",
+    backbone: BackboneOption = "trend-small",
+    out: OutOption = None,
+    json_out: JsonOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the personal model on these sales (it never leaves), then forecast. As often as you like. Offline."""
+    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    _conclude(place, personal=True, out=out, json_out=json_out)
+
+
+@app.command("backtest")
+def backtest_command(
+    data: DataOption = None,
+    home: HomeOption = None,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = None,
+    freq: FreqOption = None,
+    decimal: DecimalOption = None,
+    country: CountryOption = None,
+    horizon: Annotated[
+        int | None, typer.Option(min=1, max=56, help="Steps ahead. Default: the federation's.")
+    ] = None,
+    device: DeviceOption = "auto",
+    backbone: BackboneOption = "trend-small",
+    json_out: JsonOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare all methods on your own sales, and say which to use. Offline."""
+    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    from trend_client.backtest import backtest
+    from trend_client.outcome import forecasters, load_model
+    from trend_client.screens import show_backtest
+    from trend_common.files import write_json
+
+    panel, engine = place.panel(), place.engine()
+    with console.status("Preparing the model") as status:
+        model = load_model(place.home, engine, panel, horizon=horizon)
+        result = backtest(
+            panel,
+            model.horizon,
+            forecasters(engine, model, country=place.country),
+            progress=lambda name: status.update(f"Backtest: {name}"),
+        )
+    show_backtest(result)
+    if json_out is not None:
+        write_json(json_out, result.to_json(), private=True)
+
+
+@app.command("report")
+def report_command(
+    home: HomeOption = None, out: OutOption = None, device: DeviceOption = "auto", verbose: VerboseOption = False
+) -> None:
+    """Write forecasts and the report again from the last sales file and adapters. Offline."""
+    _conclude(_place(home, device=device), personal=False, out=out, json_out=None)
+
+
+@app.command("budget")
+def budget_command(home: HomeOption = None, json_out: JsonOption = None, verbose: VerboseOption = False) -> None:
+    """Explain the privacy spent, and verify the ledger. Exit code 4 if the ledger is not intact. Offline."""
+    from trend_client.screens import show_budget
+    from trend_common.errors import PolicyError
+
+    place = _place(home, needs_data=False)
+    budget = place.budget()
+    show_budget(budget, json_out)
+    if not budget.chain_ok:
+        raise PolicyError(
+            f"The ledger {place.ledger_path} is not intact: {budget.problem}.",
+            "Restore it from a backup that is as new as the last run; this client will not train before.",
+        )
+
+
+@app.command("sent")
+def sent_command(home: HomeOption = None, json_out: JsonOption = None, verbose: VerboseOption = False) -> None:
+    """List every message that ever left this machine: the answer to "what did we reveal?". Offline."""
+    from trend_client.screens import show_sent
+    from trend_common.privacy.sent import read_sent
+
+    place = _place(home, needs_data=False)
+    show_sent(read_sent(place.sent_path, head_path=place.home.head_folder / "sent-head.json"), json_out)
+
+
+@app.command("leave")
+def leave_command(home: HomeOption = None, verbose: VerboseOption = False) -> None:
+    """Leave the server: the key is deleted, open federations are closed; adapters, ledger and list stay. Offline."""
+    from trend_common.privacy.ledger import Ledger
+
+    place = _place(home, needs_data=False)
+    policy = place.policy()
+    with Ledger(
+        place.ledger_path,
+        head_path=place.home.head_folder / "ledger-head.json",
+        epsilon_total=policy.epsilon_total,
+        delta=policy.delta_max,
+    ) as ledger:
+        for account in ledger.accounts:
+            ledger.close_federation(account.federation)
+    place.home.forget_identity()
+    console.print("Left. The shared adapter and your personal model still work: trend-client forecast.")
+
+
+def _place(
+    home: Path | None,
+    data: Path | None = None,
+    columns: list[str] | None = None,
+    freq: str | None = None,
+    date_format: str | None = None,
+    decimal: str | None = None,
+    country: str | None = None,
+    device: str = "auto",
+    backbone: str = "trend-small",
+    *,
+    needs_data: bool = True,
+) -> Workplace:
+    from trend_client.check import parse_columns
+    from trend_client.home import default_home
+
+    if freq not in (None, "D", "W", "M"):
+        raise UsageError(f"--freq is {freq!r}.", "It is D for days, W for weeks or M for months.")
+    if decimal not in (None, ".", ","):
+        raise UsageError(f"--decimal is {decimal!r}.", "It is a point or a comma.")
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise UsageError(f"--device is {device!r}.", "It is auto, cpu, cuda or mps.")
+    return Workplace(
+        home or default_home(),
+        data=data,
+        columns=parse_columns(columns or []),
+        freq=freq,
+        date_format=date_format,
+        decimal=decimal,
+        country=country,
+        device=device,
+        backbone=backbone,
+        needs_data=needs_data,
+    )
+
+
+def _conclude(place: Workplace, *, personal: bool, out: Path | None, json_out: Path | None) -> None:
+    from trend_client.join import finish
+    from trend_client.screens import show_outcome
+
+    outcome = finish(place, personal=personal, out=out)
+    show_outcome(outcome)
+    if json_out is not None:
+        _write_outcome(place, outcome, json_out)
+
+
+def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
+    from trend_common.files import write_json
+
+    body = {
+        "schema": 1,
+        "version": __version__,
+        "command": "client",
+        "forecasts": str(outcome.forecasts_csv),
+        "report": str(outcome.report),
+        "backtest": None if outcome.backtest is None else outcome.backtest.to_json(),
+        "budget": place.budget().as_json(),
+    }
+    write_json(path, body, private=True)
 
 
 main = run_app(app)

@@ -63,6 +63,7 @@ class DataSource(_Stored):
     columns: dict[str, str] = {}
     freq: str | None = None
     date_format: str | None = None
+    decimal: str | None = None
     country: str | None = None
 
 

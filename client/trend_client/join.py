@@ -1,0 +1,203 @@
+"""``trend-client --server HOST:PORT --data FILE``: join, train, receive, and end with forecasts and a report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from trend_client.app import make_app
+from trend_client.home import Identity
+from trend_client.outcome import Outcome, conclude, load_model, personalise
+from trend_client.session import ClientSession, SessionEvent
+from trend_client.workplace import Workplace
+from trend_common.console import console
+from trend_common.errors import ConnectionFailure, PolicyError
+from trend_common.flower.enrol_client import enrol
+from trend_common.flower.environment import prepare, quiet_logs
+from trend_common.flower.invite import Invite
+from trend_common.flower.keys import load_or_create_key
+from trend_common.flower.node import ERROR_REASON, NodeEvent, run_node
+from trend_common.privacy.ledger import Ledger
+from trend_common.privacy.sent import SentLog
+
+__all__ = ["join"]
+
+
+def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bool, personal: bool = True) -> Outcome:
+    """Take part in the federation at ``server`` until it is over, then conclude.
+
+    Everything that can be wrong with the file, the invitation or the policy is found before the first connection.
+
+    Raises:
+        DataError, PolicyError, ConnectionFailure: With what to do; the exit code says which.
+    """
+    home = place.home
+    prepare(home.root / "flower")
+    quiet_logs(home.log_path)
+    policy = place.policy()
+    panel = place.panel()
+    if not adapter_only:
+        _enough_to_train(place, panel.n_series, policy.check_units)
+    with (
+        Ledger(
+            place.ledger_path,
+            head_path=home.head_folder / "ledger-head.json",
+            epsilon_total=policy.epsilon_total,
+            delta=policy.delta_max,
+        ) as ledger,
+        SentLog(place.sent_path, head_path=home.head_folder / "sent-head.json") as sent,
+    ):
+        for finding in ledger.findings:
+            console.print(f"[yellow]Ledger:[/] {escape(finding)}")
+        identity = _identity(place, server, invite, sent)
+        engine = place.engine()
+        stop = threading.Event()
+        with _Screen(stop) as screen:
+            session = ClientSession(
+                home=home,
+                engine=engine,
+                panel=panel,
+                policy=policy,
+                ledger=ledger,
+                sent=sent,
+                country=place.country,
+                adapter_only=adapter_only,
+                on_event=screen.session,
+            )
+            screen.watch(session)
+
+            def heard(event: NodeEvent) -> None:
+                if event.kind in ("refused", "failed"):
+                    sent.note("refusal", ERROR_REASON.encode())
+                screen.node(event)
+
+            run_node(
+                make_app(session),
+                server=server,
+                ca_pem_path=home.ca_path,
+                private_key=load_or_create_key(home.key_path),
+                expected_fab_hash=identity.fab_sha256,
+                stop=stop,
+                on_event=heard,
+                memory=home.node_path,
+            )
+    if session.adopted is None and session.declined is not None:
+        raise PolicyError(session.declined, "No shared adapter was received; `trend-client forecast` works without.")
+    return finish(place, personal=personal)
+
+
+def finish(place: Workplace, *, personal: bool, out: Path | None = None) -> Outcome:
+    """The offline part: personal adapter, backtest, forecasts, report."""
+    panel, engine = place.panel(), place.engine()
+    with console.status("Preparing the model") as status:
+
+        def progress(text: str) -> None:
+            status.update(text.capitalize())
+
+        model = load_model(place.home, engine, panel)
+        if personal:
+            progress("training the personal model (it never leaves)")
+            model = personalise(place.home, engine, panel, model, country=place.country)
+        return conclude(
+            place.home,
+            engine,
+            panel,
+            model,
+            privacy=place.privacy(),
+            sent=place.sent(),
+            country=place.country,
+            out=out,
+            progress=progress,
+        )
+
+
+def _enough_to_train(place: Workplace, n_series: int, check: Callable[[int], None]) -> None:
+    try:
+        check(n_series)
+    except PolicyError as error:
+        raise PolicyError(
+            error.message,
+            f"{error.hint}\nAdd --adapter-only to join without training: you receive the shared adapter, and nothing "
+            f"computed from your sales is sent. The policy is {place.home.policy_path}.",
+        ) from error
+
+
+def _identity(place: Workplace, server: str, invite_path: Path | None, sent: SentLog) -> Identity:
+    """This home's identity at ``server``; redeems the invitation at the first join."""
+    home = place.home
+    known = home.identity()
+    invite = Invite.load(invite_path) if invite_path is not None else None
+    if known is None and invite is None:
+        raise ConnectionFailure(
+            f"This home has not joined the server {server} yet, and no invitation was given.",
+            "Ask the operator for an invitation file (trend-server invite NAME --out FILE) and add --invite FILE.",
+        )
+    if known is not None and known.server == server:
+        return known
+    if invite is None:
+        assert known is not None
+        raise ConnectionFailure(
+            f"This home has joined {known.server}, not {server}.",
+            "Use that address, or add --invite FILE of the other server, or another --home.",
+        )
+    if invite.server != server:
+        raise ConnectionFailure(
+            f"The invitation is for the server {invite.server}, not {server}.",
+            f"Use --server {invite.server}, or ask the operator which address is right.",
+        )
+    key = load_or_create_key(home.key_path)
+    sent.note("enrol", b"invitation token and public key")
+    enrol(invite, key.public_key())
+    identity = Identity(server=server, name=invite.name, fab_sha256=invite.fab_sha256)
+    home.save_identity(identity, invite.ca_pem)
+    console.print(f"Joined {server} as {escape(invite.name)}.")
+    return identity
+
+
+class _Screen:
+    """Progress of the federation, and the end of it."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._session: ClientSession | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def watch(self, session: ClientSession) -> None:
+        """Whose end to wait for."""
+        self._session = session
+
+    def session(self, event: SessionEvent) -> None:
+        """Show what the session says."""
+        if event.kind in ("training", "trained") and event.rounds:
+            if self._task is None:
+                self._task = self._progress.add_task("Training rounds", total=event.rounds)
+            done = event.round if event.kind == "trained" else event.round - 1
+            self._progress.update(self._task, completed=done)
+            if not console.is_terminal and event.kind == "trained":
+                console.print(f"Round {event.round} of {event.rounds} is sealed.")
+            return
+        colour = {"declined": "yellow", "finished": "green"}.get(event.kind, "cyan")
+        console.print(f"[{colour}]{event.kind.capitalize()}:[/] {escape(event.text)}")
+
+    def node(self, event: NodeEvent) -> None:
+        """Show what the connection says, and stop when the session is over."""
+        if event.kind in ("online", "offline", "refused"):
+            console.print(f"[dim]{escape(event.text)}[/]")
+        elif event.kind == "failed":
+            console.print(f"[red]{escape(event.text)}[/]")
+        if event.kind == "answered" and self._session is not None and self._session.finished:
+            self._stop.set()

@@ -1,0 +1,104 @@
+"""What ``budget``, ``sent``, ``backtest`` and the end of a run print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from trend_common import __version__
+from trend_common.console import console
+from trend_common.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trend_client.backtest import Backtest
+    from trend_client.outcome import Outcome
+    from trend_common.privacy.budget import Budget
+    from trend_common.privacy.sent import SentMessage
+
+__all__ = ["show_backtest", "show_budget", "show_outcome", "show_sent"]
+
+
+def _envelope(command: str, body: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": 1, "version": __version__, "command": command, **body}
+
+
+def show_budget(budget: Budget, json_out: Path | None) -> None:
+    """The budget in words and a table."""
+    console.print(escape(budget.sentence()))
+    if budget.rows:
+        table = Table("federation", "ε", "noise", "q", "rounds sent", "steps charged", "unit", "state")
+        for row in budget.rows:
+            table.add_row(
+                row.federation,
+                f"{row.epsilon:.2f}",
+                f"{row.noise_multiplier:.2f}",
+                f"{row.q:g}",
+                f"{row.rounds_answered} of {row.rounds}",
+                f"{row.steps_charged} of {row.steps_accepted}",
+                row.unit,
+                row.state,
+            )
+        console.print(table)
+    console.print(
+        "The ledger is intact." if budget.chain_ok else f"[bold red]The ledger is NOT intact: {budget.problem}.[/]"
+    )
+    if json_out is not None:
+        write_json(json_out, _envelope("budget", budget.as_json()), private=True)
+
+
+def show_sent(messages: Sequence[SentMessage], json_out: Path | None) -> None:
+    """Every message that ever left."""
+    table = Table("time (UTC)", "message", "federation", "round", "bytes", "SHA-256")
+    for one in messages:
+        table.add_row(
+            one.time, one.kind, one.federation, str(one.round or ""), f"{one.bytes:,}", one.sha256[:16] + "…"
+        )
+    console.print(table)
+    total = sum(one.bytes for one in messages)
+    console.print(f"{len(messages)} messages, {total:,} bytes in all. No other message ever left this machine.")
+    if json_out is not None:
+        rows = [
+            {
+                "time": one.time,
+                "kind": one.kind,
+                "federation": one.federation,
+                "round": one.round,
+                "bytes": one.bytes,
+                "sha256": one.sha256,
+            }
+            for one in messages
+        ]
+        write_json(json_out, _envelope("sent", {"messages": rows, "bytes": total}), private=True)
+
+
+def show_backtest(result: Backtest) -> None:
+    """The table of methods on the test window, and the verdict."""
+    from trend_client.backtest import METHOD_NAMES
+
+    table = Table(title=f"Backtest: the last {result.horizon} steps, which the choice never saw")
+    table.add_column("method")
+    for name in ("WAPE", "MASE", "SQL", "80 % interval covers"):
+        table.add_column(name, justify="right")
+    best = min(result.methods, key=lambda name: result.methods[name].test["sql"])
+    for name, row in result.methods.items():
+        test = row.test
+        cells = [METHOD_NAMES.get(name, name), f"{test['wape']:.3f}", f"{test['mase']:.3f}", f"{test['sql']:.3f}"]
+        cells.append(f"{100 * test['coverage80']:.0f} %")
+        table.add_row(*cells, style="bold green" if name == best else "")
+    console.print(table)
+    console.print(escape(result.verdict))
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """The end of a run."""
+    if outcome.backtest is None:
+        console.print("The history is too short for a backtest; the shared model forecasts without one.")
+    else:
+        show_backtest(outcome.backtest)
+    console.print(f"Forecasts: {outcome.forecasts_csv}", soft_wrap=True)
+    console.print(f"Report:    {outcome.report}", soft_wrap=True)

@@ -1,0 +1,168 @@
+"""What the commands of a client share: home, sales file, policy, engine, and what the ledger says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trend_client.home import ClientHome, DataSource
+from trend_common.console import console
+from trend_common.errors import UsageError
+
+if TYPE_CHECKING:
+    from trend_client.engine import Engine
+    from trend_client.report import Privacy, SentMessage
+    from trend_common.panel import SalesPanel
+    from trend_common.privacy.budget import Budget
+    from trend_common.privacy.policy import Policy
+
+__all__ = ["Workplace"]
+
+_UNIT_WORDS = {
+    "series": "one product at one store, with its whole history",
+    "product": "one product in all your stores, with its whole history",
+    "store": "one whole store",
+}
+
+
+class Workplace:
+    """One home and one sales file.
+
+    Args:
+        home: The home folder.
+        data: The sales file; None takes the one that this home used last.
+        columns, freq, date_format, decimal: How to read it; kept for the next time.
+        country: For public holidays where the file has none.
+        device: "auto", "cpu", "cuda" or "mps".
+        backbone: Name or folder.
+        needs_data: Whether to complain if there is no sales file.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        data: Path | None = None,
+        columns: dict[str, str] | None = None,
+        freq: str | None = None,
+        date_format: str | None = None,
+        decimal: str | None = None,
+        country: str | None = None,
+        device: str = "auto",
+        backbone: str = "trend-small",
+        needs_data: bool = True,
+    ) -> None:
+        self.home = ClientHome(home)
+        self.device, self.backbone = device, backbone
+        self._given = data is not None
+        if data is not None:
+            self.source = DataSource(
+                path=str(data.expanduser().absolute()),
+                columns=columns or {},
+                freq=freq,
+                date_format=date_format,
+                decimal=decimal,
+                country=country,
+            )
+        else:
+            known = self.home.data_source()
+            if known is None and needs_data:
+                raise UsageError(f"The home {self.home.root} knows no sales file yet.", "Name one: --data sales.csv.")
+            self.source = known or DataSource(path="")
+
+    @property
+    def country(self) -> str | None:
+        """For public holidays."""
+        return self.source.country
+
+    def panel(self) -> SalesPanel:
+        """Read the sales; the file is remembered once it could be read."""
+        from trend_common.panel import read
+
+        source = self.source
+        panel = read(
+            Path(source.path),
+            columns=source.columns,
+            freq=source.freq,  # type: ignore[arg-type]
+            date_format=source.date_format,
+            decimal=source.decimal,  # type: ignore[arg-type]
+        )
+        if self._given:
+            self.home.save_data_source(source)
+        words = {"D": "days", "W": "weeks", "M": "months"}[panel.freq]
+        warnings = [finding for finding in panel.findings if finding.severity == "warning"]
+        console.print(
+            f"Sales: {panel.n_series} series of {words}, {panel.start.date()} to {panel.end.date()}"
+            + (f"; {len(warnings)} warnings (trend-client check shows them)" if warnings else "")
+            + "."
+        )
+        return panel
+
+    def policy(self) -> Policy:
+        """What this client allows; written with commented defaults at first use."""
+        from trend_common.privacy.policy import Policy
+
+        new = not self.home.policy_path.exists()
+        policy = Policy.load(self.home.policy_path)
+        if new:
+            console.print(f"Wrote your policy, {self.home.policy_path}: what you allow is decided there.")
+        return policy
+
+    def engine(self) -> Engine:
+        """The backbone."""
+        import os
+
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        from trend_client.engine import Engine
+
+        return Engine(self.backbone, device=self.device)
+
+    @property
+    def ledger_path(self) -> Path:
+        """The privacy ledger."""
+        return self.home.ledger_folder / "ledger.jsonl"
+
+    @property
+    def sent_path(self) -> Path:
+        """The list of sent messages."""
+        return self.home.ledger_folder / "sent.jsonl"
+
+    def budget(self) -> Budget:
+        """What the ledger says."""
+        from trend_common.privacy.budget import read_budget
+
+        policy = self.policy()
+        return read_budget(
+            self.ledger_path,
+            head_path=self.home.head_folder / "ledger-head.json",
+            epsilon_total=policy.epsilon_total,
+            delta=policy.delta_max,
+        )
+
+    def sent(self) -> tuple[SentMessage, ...]:
+        """Every message that left, for the report."""
+        from trend_client.report import SentMessage
+        from trend_common.privacy.sent import read_sent
+
+        found = read_sent(self.sent_path, head_path=self.home.head_folder / "sent-head.json")
+        return tuple(SentMessage(datetime.fromisoformat(one.time), one.kind, one.bytes, one.sha256) for one in found)
+
+    def privacy(self) -> Privacy | None:
+        """The privacy section of the report; None if this home never joined anything."""
+        from trend_client.report import Privacy
+
+        budget = self.budget()
+        if not budget.rows and budget.chain_ok:
+            return None
+        sent = self.sent()
+        finite = budget.epsilon_spent != float("inf")
+        return Privacy(
+            epsilon=budget.epsilon_spent if finite and budget.chain_ok else None,
+            delta=budget.delta,
+            unit=_UNIT_WORDS.get(budget.unit, budget.unit),
+            rounds=sum(row.rounds_answered for row in budget.rows),
+            bytes_sent=sum(one.bytes for one in sent),
+            statement=budget.sentence(),
+        )
