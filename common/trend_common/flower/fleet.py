@@ -27,7 +27,7 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
@@ -184,14 +184,11 @@ class Fleet:
                 raise Gone("the message is larger than any message of this protocol")
             return bytes(response.object_content)
 
-        def confirm(object_id: str) -> None:
-            request = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=object_id)
-            self._call(self._client.ConfirmMessageReceived, request)
-
         if sum(1 for _ in iterate_object_tree(tree)) > _MOST_OBJECTS:
             raise Gone("the message has more parts than any message of this protocol")
         try:
-            full: Message = pull_and_inflate_object_from_tree(tree, pull_object, confirm, return_type=Message)
+            # No confirmation, which would be one more request: the server deletes the question with its answer.
+            full: Message = pull_and_inflate_object_from_tree(tree, pull_object, lambda _: None, return_type=Message)
         except (ObjectPullError, TypeError, ValueError, KeyError) as error:
             raise Gone("the server withdrew the message, or it cannot be read") from error
         full.metadata.__dict__["_message_id"] = tree.object_id

@@ -1,4 +1,4 @@
-"""What the public port lets through: nine calls of Flower's Fleet API, and the redemption of invitations.
+"""What the public port lets through: eight calls of Flower's Fleet API, and the redemption of invitations.
 
 The application behind it also has a Control API without authentication (whoever reaches it can start programs) and a
 Runtime API. The gate is an allow-list of exact paths, so these answer 404 like any path that does not exist.
@@ -10,15 +10,16 @@ import asyncio
 import base64
 import binascii
 import json
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trend_common.flower.invite import ENROL_PATH
 
-__all__ = ["FLEET_PATHS", "Gate", "RateLimit"]
+__all__ = ["FLEET_PATHS", "Bell", "Gate", "RateLimit"]
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -28,20 +29,20 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 EnrolHandler = Callable[[bytes], tuple[int, dict[str, str]]]
 
 _ACTIVATE: Final = "/v1/fleet/activate-node"
+_PULL: Final = "/v1/fleet/pull-messages"
+_UPLOADS: Final = ("/v1/fleet/push-messages", "/v1/fleet/push-object")
 FLEET_PATHS: Final = frozenset(
     {
         _ACTIVATE,
         "/v1/fleet/deactivate-node",
         "/v1/fleet/send-node-heartbeat",
-        "/v1/fleet/pull-messages",
-        "/v1/fleet/push-messages",
+        _PULL,
+        *_UPLOADS,
         "/v1/fleet/get-run",
-        "/v1/fleet/push-object",
         "/v1/fleet/pull-object",
-        "/v1/fleet/confirm-message-received",
     }
 )
-"""All that a client needs. Not ``get-fab``: no code is fetched. Not ``register-node``: that takes an invitation."""
+"""All that our client needs. Not ``get-fab``: no code is fetched. Not ``register-node``: that takes an invitation."""
 
 PUBLIC_KEY_HEADER: Final = b"flwr-public-key"
 
@@ -74,6 +75,78 @@ class RateLimit:
         return allowed
 
 
+class Bell:
+    """Rings where somebody waits, so that neither side has to ask again and again.
+
+    A client's request for work is held until there is some, or until the hold is over; the round loop sleeps until
+    something was uploaded. Only ever a shortcut: a ring that is missed costs a delay, not a message.
+
+    Args:
+        hold: Seconds that a request for work is held at most; well below the time-outs of proxies.
+    """
+
+    def __init__(self, hold: float = 5.0) -> None:
+        self._hold = hold
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[bytes, asyncio.Event] = {}
+        self._work: Counter[bytes] = Counter()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._uploaded = threading.Event()
+
+    def ring(self, keys: Iterable[bytes]) -> None:
+        """Say that there is one more message for each of these clients (public keys); from any thread."""
+        found = list(keys)
+        with self._lock:
+            self._work.update(found)
+            loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._wake, found)
+
+    def close(self) -> None:
+        """Let everybody go, for good."""
+        self._closed = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake, list(self._waiting))
+
+    async def work(self, key: bytes) -> None:
+        """Return when there may be a message for this client."""
+        self._loop = asyncio.get_running_loop()
+        if self._take(key) or self._closed:
+            return
+        event = self._waiting.setdefault(key, asyncio.Event())
+        try:
+            await asyncio.wait_for(event.wait(), self._hold)
+        except TimeoutError:
+            return
+        finally:
+            if self._waiting.get(key) is event:
+                del self._waiting[key]
+        self._take(key)
+
+    def uploaded(self) -> None:
+        """Say that a client has sent something."""
+        self._uploaded.set()
+
+    def wait_for_upload(self, seconds: float) -> None:
+        """Sleep until a client has sent something, at most this long."""
+        if self._uploaded.wait(seconds):
+            self._uploaded.clear()
+
+    def _take(self, key: bytes) -> bool:
+        with self._lock:
+            if self._work[key] > 0:
+                self._work[key] -= 1
+                return True
+            del self._work[key]
+            return False
+
+    def _wake(self, keys: list[bytes]) -> None:
+        for key in keys:
+            if key in self._waiting:
+                self._waiting[key].set()
+
+
 class TooLarge(Exception):
     """A body exceeds its limit."""
 
@@ -84,7 +157,8 @@ class Gate:
     Args:
         inner: Flower's SuperLink application.
         enrol: Redeems an invitation: request body → status and answer. Called in a thread.
-        knows_key: Whether a public key (PEM) is registered. Called in a thread.
+        knows_key: Whether a public key (PEM) is registered; must not block.
+        bell: Rung when there is work for a client, and by uploads.
         rate: Limits ``POST /v1/enrol`` by address.
         enrol_bytes, fleet_bytes: The largest bodies.
     """
@@ -94,6 +168,7 @@ class Gate:
         inner: Application,
         enrol: EnrolHandler,
         knows_key: Callable[[bytes], bool],
+        bell: Bell,
         *,
         rate: RateLimit | None = None,
         enrol_bytes: int = 8 * 1024,
@@ -102,6 +177,7 @@ class Gate:
         self._inner = inner
         self._enrol = enrol
         self._knows_key = knows_key
+        self._bell = bell
         self._rate = rate or RateLimit()
         self._enrol_bytes = enrol_bytes
         self._fleet_bytes = fleet_bytes
@@ -132,10 +208,13 @@ class Gate:
         await _answer_json(send, status, answer)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == _ACTIVATE and not await asyncio.to_thread(self._knows_key, _public_key(scope)):
+        path, key = scope["path"], _public_key(scope)
+        if path == _ACTIVATE and not self._knows_key(key):
             # Flower answers a stranger and a session that did not end cleanly alike; a person needs to know which.
             await _answer_json(send, 403, {"code": "unknown-key"})
             return
+        if path == _PULL and self._knows_key(key):
+            await self._bell.work(key)
         started = False
         received = 0
 
@@ -160,6 +239,8 @@ class Gate:
         except TooLarge:
             if not started:
                 await _answer(send, 413, b"")
+        if path in _UPLOADS:
+            self._bell.uploaded()
 
 
 def _length(scope: Scope) -> int:

@@ -19,8 +19,12 @@ class RoundGrid(Grid):
     again when the client's *session* has changed; asking twice is harmless, since the same order gets the same bytes.
     """
 
-    poll_interval: float = 0.1
-    """Seconds between two looks for replies."""
+    poll_interval: float = 0.25
+    """Seconds between two looks for replies, at most."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until an answer may have come, at most this long."""
+        time.sleep(seconds)
 
     @abstractmethod
     def presence(self) -> dict[int, str]:
@@ -51,6 +55,6 @@ class RoundGrid(Grid):
                 waiting.discard(message.metadata.reply_to_message_id)
             if not waiting or (deadline is not None and time.monotonic() >= deadline):
                 break
-            time.sleep(self.poll_interval)
+            self.wait(self.poll_interval)
         self.withdraw(waiting)
         return replies

@@ -35,6 +35,7 @@ from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab as FabProto
 from flwr.serverapp import ServerApp
 from flwr.supercore.auth.typing import AccountInfo
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -43,7 +44,7 @@ from flwr.superlink.servicer.control import control_handlers
 
 from trend_common.errors import UsageError
 from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256
-from trend_common.flower.gate import EnrolHandler, Gate, RateLimit
+from trend_common.flower.gate import Bell, EnrolHandler, Gate, RateLimit
 from trend_common.flower.linkgrid import LinkGrid
 
 __all__ = ["Link", "LinkNode"]
@@ -133,7 +134,14 @@ class Link:
         application = create_app(config, _NoLifespan)
         self._state: Any = application.state.linkstate_factory.state()
         self._end_unfinished_runs()
-        gate = Gate(application, enrol, self._knows_key, rate=rate)
+        self._keys: dict[int, bytes] = {
+            int(node.node_id): bytes(node.public_key)
+            for node in self._state.get_node_info()
+            if node.status != NodeStatus.UNREGISTERED
+        }
+        self._bell = Bell()
+        self._known = set(self._keys.values())
+        gate = Gate(application, enrol, self._known.__contains__, self._bell, rate=rate)
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
@@ -168,6 +176,7 @@ class Link:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._bell.close()
         self._server.should_exit = True
         self._thread.join(timeout=5.0)
         self._socket.close()
@@ -181,31 +190,30 @@ class Link:
     def register(self, public_key: ec.EllipticCurvePublicKey, name: str) -> int:
         """Admit a key under a name and return its node id; the same key again gives the same id."""
         pem = public_key_to_bytes(public_key)
-        known = self._state.get_node_id_by_public_key(pem)
-        if known is not None:
-            return int(known)
-        return int(
-            self._state.create_node(
-                NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, pem, float(HEARTBEAT_DEFAULT_INTERVAL), name=name
-            )
-        )
+        node_id = self._state.get_node_id_by_public_key(pem)
+        if node_id is None:
+            interval = float(HEARTBEAT_DEFAULT_INTERVAL)
+            node_id = self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, pem, interval, name=name)
+        self._keys[int(node_id)] = pem
+        self._known.add(pem)
+        return int(node_id)
 
     def unregister(self, public_key: ec.EllipticCurvePublicKey) -> bool:
         """Shut a key out for good; return whether it was admitted."""
-        known = self._state.get_node_id_by_public_key(public_key_to_bytes(public_key))
-        if known is None:
+        node_id = self._state.get_node_id_by_public_key(public_key_to_bytes(public_key))
+        if node_id is None:
             return False
-        self._state.delete_node(NOOP_FLWR_AID, known)
+        self._state.delete_node(NOOP_FLWR_AID, node_id)
+        self._known.discard(self._keys.pop(int(node_id), b""))
         return True
 
     def nodes(self) -> list[LinkNode]:
         """Return all clients that are admitted."""
         found = []
         for node in self._state.get_node_info():
-            if node.status != "unregistered":
-                found.append(
-                    LinkNode(int(node.node_id), str(node.name), node.status == "online", str(node.last_activated_at))
-                )
+            if node.status != NodeStatus.UNREGISTERED:
+                online = node.status == NodeStatus.ONLINE
+                found.append(LinkNode(int(node.node_id), str(node.name), online, str(node.last_activated_at)))
         return found
 
     def run(self, app: ServerApp) -> None:
@@ -220,7 +228,7 @@ class Link:
         outcome, details = SubStatus.FAILED, "ended by an error"
         try:
             with self._task_heartbeats(task_id):
-                grid = LinkGrid(self._state, self._state.get_run_info(run_ids=[run_id])[0])
+                grid = LinkGrid(self._state, self._state.get_run_info(run_ids=[run_id])[0], self._bell, self._keys)
                 app(grid, Context(run_id, SUPERLINK_NODE_ID, {}, RecordDict(), {}))
             outcome, details = SubStatus.COMPLETED, ""
         except KeyboardInterrupt:
@@ -229,9 +237,6 @@ class Link:
         finally:
             self._state.finish_task(task_id, outcome, details)
             self._state.cleanup_run(run_id)
-
-    def _knows_key(self, pem: bytes) -> bool:
-        return self._state.get_node_id_by_public_key(pem) is not None
 
     def _end_unfinished_runs(self) -> None:
         """A run does not outlive its process: what a crash left is ended, with all its messages."""

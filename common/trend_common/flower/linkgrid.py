@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flwr.app import Error, Message
@@ -20,6 +20,7 @@ from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from trend_common.flower.gate import Bell
 from trend_common.flower.grid import RoundGrid
 
 __all__ = ["LinkGrid"]
@@ -34,11 +35,15 @@ class LinkGrid(RoundGrid):
     Args:
         state: Flower's LinkState.
         run: The run that the questions belong to.
+        bell: Rung for clients that have work; rings when they have sent something.
+        keys: Public keys (PEM) by node id.
     """
 
-    def __init__(self, state: Any, run: Run) -> None:
+    def __init__(self, state: Any, run: Run, bell: Bell, keys: Mapping[int, bytes]) -> None:
         self._state = state
         self._run = run
+        self._bell = bell
+        self._keys = keys
         self._arriving: dict[str, tuple[Message, list[str]]] = {}
         TaskIdentity.run_id, TaskIdentity.node_id = run.run_id, SUPERLINK_NODE_ID
         TaskIdentity.task_id = run.primary_task_id or 0
@@ -51,6 +56,10 @@ class LinkGrid(RoundGrid):
     def run(self) -> Run:
         """The run that the questions belong to."""
         return self._run
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a client has sent something, at most this long."""
+        self._bell.wait_for_upload(seconds)
 
     def presence(self) -> dict[int, str]:
         """Return the clients that are online, with the time at which each session began."""
@@ -79,6 +88,8 @@ class LinkGrid(RoundGrid):
                     for object_id in missing:
                         self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
             ids.append(identity if stored else "")
+            if stored and message.metadata.dst_node_id in self._keys:
+                self._bell.ring([self._keys[message.metadata.dst_node_id]])
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
@@ -88,7 +99,7 @@ class LinkGrid(RoundGrid):
             return
         for reply in self._state.get_message_res(message_ids=set(wanted), run_id=self._run.run_id):
             if reply.has_error():
-                self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id})
+                self.withdraw([reply.metadata.reply_to_message_id])
                 yield reply
                 continue
             try:
@@ -130,7 +141,7 @@ class LinkGrid(RoundGrid):
                 self._state.object_store.delete(identity)
 
     def _inflate(self, identity: str, reply: Message, contents: dict[str, bytes]) -> Message:
-        self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id})
+        self.withdraw([reply.metadata.reply_to_message_id])
         self._state.object_store.delete(identity)
         try:
             message = inflate_object_from_contents(identity, contents)
@@ -143,7 +154,7 @@ class LinkGrid(RoundGrid):
         return message
 
     def _lost(self, reply: Message) -> Message:
-        self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id})
+        self.withdraw([reply.metadata.reply_to_message_id])
         reply.__dict__["_content"] = None
         reply.__dict__["_error"] = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "The answer did not arrive in full.")
         return reply

@@ -34,6 +34,9 @@ ERROR_CODE: Final = 2
 ERROR_REASON: Final = "The client did not answer."
 """All that the server learns when anything goes wrong on a client."""
 
+_HELD: Final = 1.0
+"""Seconds after which an empty answer counts as one that the server held."""
+
 EventKind = Literal["online", "offline", "received", "answered", "refused", "failed", "dropped", "stopped"]
 
 
@@ -215,9 +218,13 @@ class _Worker:
                     self._send()
                     pace.reset()
                     continue
+                asked = time.monotonic()
                 got = self._fleet.pull()
                 if got is None:
-                    stop.wait(pace.next())
+                    # The server holds the request while there is no work; where something in between does not let
+                    # it, the client paces itself.
+                    held = time.monotonic() - asked > _HELD
+                    stop.wait(0.0 if held else pace.next())
                     continue
                 self._pending = self._answer(*got)
             except Gone as error:

@@ -1,12 +1,13 @@
 """A message of the protocol as a Flower record, and back, with nothing else let through.
 
-A message is a ``RecordDict`` of exactly
+A message is a ``RecordDict`` of exactly one ConfigRecord, named ``body``, with
 
-* ``body``: a ConfigRecord of one text, the model's canonical JSON, and
-* ``tensors``, where the message carries any: an ArrayRecord of one array of bytes, which is a safetensors file.
+* ``body``: the model's canonical JSON, and
+* ``tensors``, where the message carries any: the bytes of a safetensors file.
 
-One array instead of one per tensor because Flower fetches every array in a request of its own: forty LoRA tensors
-would be more than eighty requests. The bytes are what is stored and hashed, and safetensors cannot carry code.
+Not an ArrayRecord, because Flower fetches each array, and each part of it, in a request of its own: forty LoRA
+tensors would be more than eighty requests each way, where this takes three. The bytes are what is stored and hashed,
+and safetensors cannot carry code.
 """
 
 from __future__ import annotations
@@ -15,16 +16,13 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from trend_common.errors import PolicyError
 from trend_common.protocol import ARRAYS_KEY, BODY_KEY, WireModel, parse
 
-__all__ = ["PACKED_KEY", "pack", "reply", "tensors_from_bytes", "tensors_to_bytes", "unpack"]
-
-PACKED_KEY = "safetensors"
-"""Name of the one array in the ArrayRecord."""
+__all__ = ["pack", "reply", "tensors_from_bytes", "tensors_to_bytes", "unpack"]
 
 Model = TypeVar("Model", bound=WireModel)
 
@@ -73,11 +71,10 @@ def pack(body: WireModel, tensors: Mapping[str, NDArray[np.generic]] | bytes | N
         body: The message.
         tensors: Named tensors, or the very bytes that :func:`tensors_to_bytes` made earlier.
     """
-    content = RecordDict({BODY_KEY: ConfigRecord({BODY_KEY: body.canonical()})})
+    record = ConfigRecord({BODY_KEY: body.canonical()})
     if tensors is not None:
-        data = tensors if isinstance(tensors, bytes) else tensors_to_bytes(tensors)
-        content[ARRAYS_KEY] = ArrayRecord({PACKED_KEY: Array(np.frombuffer(data, dtype=np.uint8))})
-    return content
+        record[ARRAYS_KEY] = tensors if isinstance(tensors, bytes) else tensors_to_bytes(tensors)
+    return RecordDict({BODY_KEY: record})
 
 
 def unpack(
@@ -96,29 +93,23 @@ def unpack(
     Raises:
         PolicyError: It is anything else: an unknown record, a missing one, a wrong type, a field too many.
     """
-    names = set(content.keys())
+    record = content.get(BODY_KEY)
+    if len(content) != 1 or not isinstance(record, ConfigRecord):
+        raise PolicyError(f"A {model.__name__} is one record, but {sorted(map(str, content))[:5]} came.", _HINT)
+    names = set(record.keys())
     allowed = {BODY_KEY} if tensors is False else {BODY_KEY, ARRAYS_KEY}
     needed = {BODY_KEY, ARRAYS_KEY} if tensors else {BODY_KEY}
     if not needed <= names <= allowed:
         raise PolicyError(
             f"A {model.__name__} holds {sorted(needed)}, but {sorted(map(str, names))[:5]} came.", _HINT
         )
-    body = content[BODY_KEY]
-    if not isinstance(body, ConfigRecord) or set(body.keys()) != {BODY_KEY}:
-        raise PolicyError(f"The body of a {model.__name__} is not one text.", _HINT)
-    message = parse(model, body[BODY_KEY])
+    message = parse(model, record[BODY_KEY])
     if ARRAYS_KEY not in names:
         return message, {}
-    arrays = content[ARRAYS_KEY]
-    if not isinstance(arrays, ArrayRecord) or set(arrays.keys()) != {PACKED_KEY}:
-        raise PolicyError(f"The tensors of a {model.__name__} are not one packed array.", _HINT)
-    try:
-        packed = arrays[PACKED_KEY].numpy()
-    except (ValueError, TypeError, EOFError, OSError) as error:
-        raise PolicyError("The tensors of a message cannot be read.", _HINT) from error
-    if packed.dtype != np.uint8 or packed.ndim != 1:
+    data = record[ARRAYS_KEY]
+    if not isinstance(data, bytes):
         raise PolicyError(f"The tensors of a {model.__name__} are not bytes.", _HINT)
-    return message, tensors_from_bytes(packed.tobytes())
+    return message, tensors_from_bytes(data)
 
 
 def reply(to: Message, body: WireModel, tensors: Mapping[str, NDArray[np.generic]] | bytes | None = None) -> Message:
