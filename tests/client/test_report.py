@@ -1,0 +1,256 @@
+"""The report is opened by people who trust it, in a browser that executes what it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trend_client.backtest import Backtest, backtest, baseline_forecasters
+from trend_client.gate import Gain
+from trend_client.report import Privacy, ReportData, SentMessage, render_report, words, write_report
+from trend_client.report.charts import fan_chart
+from trend_common.panel import Finding, SalesPanel
+from trend_common.scoring import next_origin
+
+HORIZON = 7
+NOW = datetime(2024, 7, 1, 8, 30)
+EVIL = "<script>alert('x')</script><img src=https://evil.example/p.png onerror=1>\"'&"
+METHODS = baseline_forecasters(("seasonal-naive", "same-phase-mean"))
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def panel_named(product: str = "Rye bread") -> SalesPanel:
+    rng = np.random.default_rng(0)
+    parts, ids = [], ["a", "b", "new"]
+    for row, name in enumerate(ids):
+        dates = pd.date_range(end="2024-06-30", periods=9 if name == "new" else 120)
+        y = rng.poisson(20.0 + 30 * row, len(dates)).astype(float)
+        promo = (np.arange(len(dates)) % 15 == 0).astype(float)
+        columns = {"unique_id": name, "ds": dates, "y": y, "closed": False, "promo": promo, "holiday": promo}
+        parts.append(pd.DataFrame(columns))
+    frame = pd.concat(parts, ignore_index=True)
+    static = pd.DataFrame(
+        {"store": "Harbour", "product": product, "category": "Bakery", "description": ""}, index=ids
+    )
+    found = (Finding("gaps", "warning", 3, f"{product}: 3 days are missing.", "left unknown"),)
+    future = frame.loc[[], ["unique_id", "ds", "promo", "holiday"]]
+    return SalesPanel(
+        product, "D", "D", frame, future, static, {"units": "Umsatz", "date": "date"}, found, len(frame)
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return report_of(panel_named())
+
+
+def report_of(panel: SalesPanel) -> ReportData:
+    tested = backtest(panel, HORIZON, METHODS)
+    origin = next_origin(panel)
+    ahead = tested.choice.apply({name: one(panel, origin, HORIZON) for name, one in METHODS.items()})
+    sent = [SentMessage(NOW, "update", 1000 + k, hashlib.sha256(bytes([k])).hexdigest()) for k in range(30)]
+    privacy = Privacy(4.0, 1e-5, "one product at one store, with its whole history", 30, 30_435)
+    return ReportData(panel, ahead, NOW, tested, privacy, sent)
+
+
+class Reader(HTMLParser):
+    """Collects tags and attributes, and checks that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+def test_nothing_a_product_is_called_becomes_markup() -> None:
+    panel = panel_named(EVIL)
+    panel = replace(panel, static=panel.static.assign(store=EVIL, category=EVIL, description=EVIL + "!"))
+    panel = replace(panel, columns={"units": EVIL})
+    full = report_of(panel)
+    sent = [SentMessage(NOW, EVIL, 1, EVIL)]
+    privacy = replace(full.privacy or Privacy(None, 0, "", 1, 1), unit=EVIL, statement=EVIL)
+    html = render_report(replace(full, sent=sent, privacy=privacy, title=EVIL))
+    reader = Reader(html)
+    assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "img", "iframe", "object", "link", "base", "form"})
+    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith("on")]
+    assert reader.text.count("<script>alert(") > 10, "the name itself is still to be read"
+
+
+def test_it_is_one_file_that_loads_nothing(data: ReportData) -> None:
+    html = render_report(data)
+    reader = Reader(html)
+    for tag, attributes in reader.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("#"), f"<{tag} {name}={value}>"
+    styles = re.findall(r"<style.*?</style>", html, flags=re.DOTALL)
+    assert styles
+    assert not [style for style in styles if "@import" in style or re.search(r"url\((?!#)", style)]
+    policy = next(a["content"] for tag, a in reader.tags if tag == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert len(html) < 400_000
+
+
+def test_it_says_that_it_is_private_and_what_was_found(data: ReportData) -> None:
+    text = Reader(render_report(data)).text
+    assert "This report contains private sales data" in text
+    assert "Rye bread: 3 days are missing." in text
+    assert "left unknown" in text
+    assert "units = Umsatz" in text
+    assert "Known values" in text, "the new product has its own list"
+    assert "No sales figure has left this machine" in text
+    assert "ε = 4" in text
+    assert "30 training rounds" in text
+    assert "1 in 100,000" in text
+
+
+def test_each_chart_has_words_for_those_who_cannot_see_it(data: ReportData) -> None:
+    figures = [a for tag, a in Reader(render_report(data)).tags if tag == "figure"]
+    assert len(figures) == 3
+    for attributes in figures:
+        assert attributes["role"] == "img"
+        assert "the forecast for 7 days from 1 Jul 2024" in (attributes["aria-label"] or "")
+
+
+def test_the_table_marks_the_lowest_error_and_the_choice(data: ReportData) -> None:
+    assert data.backtest is not None
+    html = render_report(data)
+    table = html[html.index('<table class="methods">') : html.index("</table>")]
+    assert table.count('<tr class="chosen">') == 1
+    assert len(re.findall(r'class="num low', table)) >= 6
+    lowest = min(one.test["sql"] for one in data.backtest.methods.values())
+    assert re.search(rf'class="num low[^>]*>{lowest:.3f}<', table)
+    assert data.backtest.verdict.replace(" %", "\u00a0%") in Reader(html).text.replace(" %", "\u00a0%")
+
+
+def gained(data: ReportData, relative: float, low: float, high: float) -> ReportData:
+    assert data.backtest is not None
+    changed: Backtest = replace(data.backtest, test_gain=Gain("seasonal-naive", relative, low, high, 9))
+    choice = replace(changed.choice, methods=dict.fromkeys(changed.choice.methods, "shared"), default="shared")
+    return replace(data, backtest=replace(changed, choice=choice))
+
+
+def test_the_summary_does_not_hide_a_loss(data: ReportData) -> None:
+    worse = Reader(render_report(gained(data, -0.12, -0.2, -0.05))).text.replace("\u00a0", " ")
+    assert "a 12 % HIGHER error" in worse
+    assert "+12 %" in worse
+    better = Reader(render_report(gained(data, 0.12, 0.05, 0.2))).text.replace("\u00a0", " ")
+    assert "a 12 % lower error" in better
+    assert "may be chance" not in better
+    unclear = Reader(render_report(gained(data, 0.02, -0.05, 0.1))).text
+    assert "may be chance" in unclear
+
+
+def test_a_retailer_on_its_own_has_a_report_too(data: ReportData) -> None:
+    text = Reader(render_report(replace(data, backtest=None, privacy=None, sent=()))).text
+    assert "Nothing has left this machine" in text
+    assert "use them with care" in text
+
+
+def test_long_lists_are_cut_and_say_so(data: ReportData) -> None:
+    html = render_report(data)
+    assert html.count("<code>") - html.count("<code>forecasts") - html.count("<code>q90") < 30
+    assert "5 earlier ones are listed by" in html
+    assert data.sent[-1].digest in html
+    assert data.sent[0].digest not in html
+
+
+def test_the_same_data_make_the_same_bytes(data: ReportData) -> None:
+    assert render_report(data) == render_report(data)
+
+
+def test_the_file_is_whole_and_its_owners_alone(data: ReportData, tmp_path: Path) -> None:
+    path = write_report(tmp_path / "out" / "report.html", data)
+    assert path.read_text("utf-8").rstrip().endswith("</html>")
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_chart_is_well_formed_and_scales(data: ReportData) -> None:
+    history = data.panel.frame[data.panel.frame["unique_id"] == "a"].copy()
+    history.loc[history.index[-40:-30], "y"] = np.nan
+    root = ElementTree.fromstring(fan_chart(history, data.forecast.select(["a"]), "D"))
+    assert root.tag.endswith("svg")
+    assert "viewBox" in root.attrib
+    assert "width" not in root.attrib
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert "Jun" in texts, "text stays text"
+
+
+def test_the_largest_products_are_those_sold_lately(data: ReportData) -> None:
+    assert data.largest() == ["b", "a", "new"]
+    assert replace(data, top=1).largest() == ["b"]
+    assert data.new_series() == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("share", "words_expected"), [(0.8, "about as often"), (0.6, "too narrow"), (0.95, "wider than they need")]
+)
+def test_coverage_in_words(data: ReportData, share: float, words_expected: str) -> None:
+    assert data.backtest is not None
+    chosen = data.backtest.methods["chosen"]
+    scores = chosen.test.copy()
+    scores["coverage80"] = share
+    methods = {**data.backtest.methods, "chosen": replace(chosen, test=scores)}
+    assert words_expected in words.coverage_sentence(replace(data.backtest, methods=methods))
+
+
+def test_the_privacy_sentence_promises_only_what_holds() -> None:
+    spent = Privacy(1.0, 1e-6, "one product", 1, 900)
+    assert words.privacy_sentence(spent).startswith("In 1 training round this client sent 900 bytes")
+    assert "at most a factor of 2.7, save with a probability of 1 in 1,000,000" in words.privacy_sentence(spent)
+    assert "not protected by differential privacy" in words.privacy_sentence(replace(spent, epsilon=None))
+    assert words.privacy_sentence(replace(spent, rounds=0)) == "No training update has left this machine."
+    assert words.privacy_sentence(replace(spent, statement="By counsel.")) == "By counsel."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1,234"), (12.34, "12.3"), (1.234, "1.23"), (3.0, "3"), (float("nan"), "–"), (0.0, "0")],
+)
+def test_amounts_have_the_digits_they_deserve(value: float, text: str) -> None:
+    assert words.amount(value) == text
+
+
+def test_importing_the_report_does_not_draw() -> None:
+    """A command's --help must not wait for the plotting library."""
+    heavy = "('matplotlib', 'torch', 'statsforecast', 'jinja2', 'scipy')"
+    code = f"import sys, trend_client.report; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
