@@ -111,7 +111,7 @@ class Backtest:
                 for name, result in self.methods.items()
             },
             "choice": self.choice.default,
-            "chosen": {"counts": self.choice.counts, "single": self.choice.single},
+            "chosen": self.choice.counts,
             "old": self.old,
             "gain": {"validation": _gain(self.validation_gain), "test": _gain(self.test_gain)},
             "new_series": self.new_series,

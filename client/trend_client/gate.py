@@ -6,8 +6,9 @@ One validation window says little about a single product, so its verdict is trus
 2. What a method promises a series is log(its loss / the default's loss), pulled towards log(its mean / the default's
    mean) over all series: W validation windows give the series' own evidence the weight W / (W + 2). The series takes
    the method that promises most.
-3. If the combination had a higher mean loss on validation than the best single method, that one is taken for all
-   series. The old methods are among the candidates: on validation the choice is never worse than they are.
+3. Since no method promises less than the default over all series, a series leaves the default only for a method that
+   was better on that very series. So the combination's mean loss on validation is never above that of the best single
+   method, and the old methods are among the candidates: the choice is never worse than they are there.
 
 The logarithm keeps one wild series from deciding about the others. A weight estimated per series (empirical Bayes)
 was tried on eight retail panels and did worse than this fixed one, above all with few series; taking each series' own
@@ -68,15 +69,12 @@ class Choice:
         methods: Series → method.
         ranking: All methods, best mean loss on validation first.
         losses: Method → mean loss on validation; ``chosen`` is the combination's.
-        single: Why one method serves all series, if it does: ``"best alone"`` (no series stands out), ``"fallback"``
-            (the combination was worse than one method), or "" (a combination).
     """
 
     default: str
     methods: Mapping[str, str]
     ranking: tuple[str, ...]
     losses: Mapping[str, float]
-    single: Literal["best alone", "fallback", ""]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -159,25 +157,19 @@ def choose(windows: Sequence[Window], scale: SeasonalError, *, incumbents: Seque
     loss = loss / divisor
     judged = np.flatnonzero(~np.isnan(loss).any(axis=1))
     if not judged.size:
-        return Choice(names[0], dict.fromkeys(ids, names[0]), tuple(names), {}, "best alone")
+        return Choice(names[0], dict.fromkeys(ids, names[0]), tuple(names), {})
     loss = loss[judged]
     mean = loss.mean(axis=0)
     best = int(np.argmin(mean))
     picked = np.full(len(ids), best)
     picked[judged] = np.argmin(_promise(loss, mean, best, len(windows)), axis=1)
     combined = float(loss[np.arange(len(judged)), picked[judged]].mean())
-    single: Literal["best alone", "fallback", ""] = ""
-    if (picked == best).all():
-        combined, single = float(mean[best]), "best alone"
-    elif combined > mean[best]:
-        picked[:], combined, single = best, float(mean[best]), "fallback"
     order = np.argsort(mean, kind="stable")
     return Choice(
         names[best],
         {name: names[column] for name, column in zip(ids, picked, strict=True)},
         tuple(names[column] for column in order),
         {**{names[column]: float(mean[column]) for column in order}, CHOSEN: combined},
-        single,
     )
 
 
@@ -222,8 +214,6 @@ def verdict(choice: Choice, validation: Gain, test: Gain | None, *, names: Mappi
     if len(counts) == 1:
         only = next(iter(counts))
         first = f"{called.get(only, only)} is used for {_all(total)}"
-        if choice.single == "fallback":
-            first += ", because a choice per series was worse on validation"
     else:
         parts = [f"{called.get(name, name)} for {count}" for name, count in counts.items()]
         first = f"Of {total} product series, " + ", ".join(parts[:-1]) + f" and {parts[-1]}"
@@ -273,7 +263,8 @@ def _promise(loss: Array, mean: Array, best: int, windows: int) -> Array:
     own = np.log((loss + floor) / (loss[:, [best]] + floor))
     overall = np.log((mean + floor) / (mean[best] + floor))
     weight = windows / (windows + _PRIOR_WINDOWS)
-    # The default's own entry is 0 on both sides: a series leaves it only for a promise below 0.
+    # ``overall`` is nowhere below 0 (the default has the lowest mean), so a promise below 0 needs ``own`` below
+    # 0. The guarantee in the docstring of this module rests on it: keep this a mean of the two.
     return np.asarray(weight * own + (1 - weight) * overall)
 
 

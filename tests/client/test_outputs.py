@@ -37,7 +37,7 @@ def result() -> Backtest:
     nothing = Gain("seasonal-naive", float("nan"), None, None, 0)
     return Backtest(
         "D", 2, Origins(day, day, day, (day,)), {CHOSEN: MethodResult(score, score, 0.5)}, "seasonal-naive",
-        Choice("seasonal-naive", {"x": "seasonal-naive"}, ("seasonal-naive",), {}, "best alone"), nothing, nothing,
+        Choice("seasonal-naive", {"x": "seasonal-naive"}, ("seasonal-naive",), {}), nothing, nothing,
         "Kept.", 0, forecast(), Actuals(("x",), DATES.to_numpy(), np.ones((1, 2)), 0),
     )  # fmt: skip
 

@@ -153,5 +153,9 @@ def test_nothing_known_is_nan_without_a_warning() -> None:
     assert np.isnan(values).all()
 
 
+def test_quantile_losses_are_averaged_over_the_nine_deciles() -> None:
+    assert_allclose(metrics.SCORED_LEVELS, np.arange(1, 10) / 10)
+
+
 def test_the_example_in_the_docstring() -> None:
     assert metrics.wape(np.array([[10.0, 0.0, 30.0]]), np.array([[12.0, 1.0, 27.0]])) == pytest.approx(0.15)
