@@ -1,10 +1,12 @@
 """Our own backbone: a bidirectional patch encoder that forecasts a whole horizon at once, with known covariates.
 
 The tokens are one for the series' statics, one for each patch of history and one for each patch of the horizon. Each
-horizon step is given several simple forecasts (same phase, recent level, last year, last year adjusted for
-growth); the head mixes them by a softmax and adds a residual for each quantile, on the scale asinh(value / window
-mean). A window is scaled by itself alone. Patching follows Nie et al. 2023 (arXiv:2211.14730); the quantile head
-trained by the pinball loss is that of direct multi-horizon forecasters such as Chronos-Bolt (arXiv:2403.07815).
+horizon step is given several simple forecasts: same phase, recent level, last year, last year adjusted for growth,
+and same phase corrected for promotions, prices and holidays by a regression within the window. The head mixes them by
+a softmax and adds a residual for each quantile, on the scale asinh(value / window mean), in units of how far values
+of the same phase lie apart. A window is scaled by itself alone. Patching follows Nie et al. 2023 (arXiv:2211.14730); the
+quantile head trained by the pinball loss is that of direct multi-horizon forecasters such as Chronos-Bolt
+(arXiv:2403.07815).
 """
 
 from __future__ import annotations
@@ -22,14 +24,19 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from trend_common.backbones.base import LEVELS, Backbone, Batch, Capabilities, ForecastOutput
-from trend_common.covariates import CHANNELS, FREQUENCIES, SEASON, YEAR
+from trend_common.covariates import CHANNELS, FREQUENCIES, INDEX, SEASON, YEAR
 
 __all__ = ["TrendBackbone", "TrendConfig", "TrendForecast", "TrendModel"]
 
-_N_CANDIDATES = 6
+_N_CANDIDATES = 7
 _RECENT = {"D": 28, "W": 8, "M": 6}
 _YEAR_SMOOTHING = {"D": 7, "W": 1, "M": 1}
-_TABLES = {"season": SEASON, "year": YEAR, "recent": _RECENT, "near": _YEAR_SMOOTHING}
+_HALF_WIDTH = {"D": 14, "W": 5, "M": 6}
+_RESPONSES = ("promo", "log_relative_price", "holiday", "holiday_lead")
+"""Covariates whose effect on a series is estimated within its own window."""
+_RIDGE = (1.0, 0.001)
+"""Ridge penalty: a constant, and as much again for each thousand known steps."""
+_TABLES = {"season": SEASON, "year": YEAR, "recent": _RECENT, "near": _YEAR_SMOOTHING, "smoothing": _HALF_WIDTH}
 _LARGEST = 8.0
 """asinh-scale ceiling of a forecast: about 1,500 times the window's mean."""
 
@@ -130,7 +137,7 @@ class TrendModel(PreTrainedModel):
         self.in1, self.in2 = nn.Linear(patch * channels, d), nn.Linear(d, d)
         self.in_skip = nn.Linear(patch * channels, d)
         self.position = nn.Embedding((config.max_context + config.max_horizon) // patch, d)
-        self.statics = nn.Linear(12, d)
+        self.statics = nn.Linear(12 + len(_RESPONSES), d)
         self.text = nn.Linear(config.n_text, d, bias=False)
         self.categories = nn.Embedding(config.n_static, d)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
@@ -144,7 +151,7 @@ class TrendModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers' own init functions leave alone what was loaded from a checkpoint; in-place arithmetic would not.
+        # transformers' init functions leave alone what was loaded from a checkpoint; in-place arithmetic would not.
         if isinstance(module, nn.Linear):
             gain = 0.1 if module is self.head2 else 1.0
             if module is self.text:
@@ -191,7 +198,8 @@ class TrendModel(PreTrainedModel):
         scale = _window_scale(past_values * known, known, level_hint)
         x = past_values * known / scale[:, None]
         has_hint = torch.zeros_like(scale) if level_hint is None else (level_hint > 0).to(scale.dtype)
-        candidates = self._candidates(x, known, freq, steps_future, has_hint)
+        effects = self._responses(torch.asinh(x), known, past_cov, freq)
+        candidates = self._candidates(x, known, freq, past_cov, future_cov, effects)
 
         zeros = x.new_zeros(n, steps_future)
         series = torch.stack([torch.cat([torch.asinh(x), zeros], 1), torch.cat([known, zeros], 1)], -1)
@@ -205,7 +213,7 @@ class TrendModel(PreTrainedModel):
         embedded = embedded + self.position(torch.arange(origin - n_past, origin + n_future, device=x.device))
 
         spread, spread_features = self._spread(x, known, freq)
-        summary = self.statics(torch.cat([_statics(x, known, scale, freq, has_hint), spread_features], -1))
+        summary = self.statics(torch.cat([_statics(x, known, scale, freq, has_hint), spread_features, effects], -1))
         if text is not None:
             summary = summary + self.text(text)
         if static_ids is not None:
@@ -242,9 +250,39 @@ class TrendModel(PreTrainedModel):
             loss_per_sample=per_sample,
         )
 
-    def _candidates(self, x: Tensor, known: Tensor, freq: Tensor, steps_future: int, has_hint: Tensor) -> _Candidates:
+    def _responses(self, z: Tensor, known: Tensor, past_cov: Tensor, freq: Tensor) -> Tensor:
+        """[N, R] how strongly this series has answered to each of ``_RESPONSES``, on the asinh scale.
+
+        Ridge regression within the window, after a moving average and (daily data) the mean of each weekday have been
+        taken from both sides: what a promotion or a price did here before, as a planner would read it off a chart.
+        """
+        n, steps = z.shape
+        if steps == 0:
+            return z.new_zeros(n, len(_RESPONSES))
+        # Sums of squares over hundreds of steps do not survive bfloat16.
+        with torch.autocast(z.device.type, enabled=False):
+            weight = known * (1 - past_cov[..., INDEX["closed"]]) * (1 - past_cov[..., INDEX["unavailable"]])
+            columns = [past_cov[..., INDEX[name]] for name in _RESPONSES]
+            both = torch.stack([z, *columns], -1)
+            both = both - _moving_mean(both, weight, self.smoothing[freq])
+            # Windows end at the origin and are padded to whole fortnights, so a column of this view is one weekday.
+            by_phase, weights = both.view(n, -1, 7, both.shape[-1]), weight.view(n, -1, 7, 1)
+            phase_mean = (by_phase * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
+            daily = (freq == 0).to(z.dtype)[:, None, None, None]
+            both = (by_phase - daily * phase_mean).reshape(both.shape) * weight[..., None]
+            target, design = both[..., :1], both[..., 1:]
+            gram = design.transpose(1, 2) @ design
+            penalty = _RIDGE[0] + _RIDGE[1] * weight.sum(1)[:, None, None]
+            gram = gram + torch.eye(len(_RESPONSES), device=z.device, dtype=gram.dtype) * penalty
+            effects: Tensor = torch.linalg.solve(gram, design.transpose(1, 2) @ target)[..., 0]
+        return effects.clamp(-4.0, 4.0)
+
+    def _candidates(
+        self, x: Tensor, known: Tensor, freq: Tensor, past_cov: Tensor, future_cov: Tensor, effects: Tensor
+    ) -> _Candidates:
         """Simple forecasts for each step; for history, what they would have been a season or a year before."""
         n, steps = x.shape
+        steps_future = future_cov.shape[1]
         season, year = self.season[freq][:, None], self.year[freq][:, None]
         recent, near = self.recent[freq][:, None], self.near[freq][:, None]
         ahead = torch.arange(steps_future, device=x.device)[None]
@@ -287,24 +325,26 @@ class TrendModel(PreTrainedModel):
         nothing = (known.sum(1) == 0).to(x.dtype)
         # With no history at all the scale itself is the best guess: 1 in scaled space.
         flat = torch.where(nothing > 0, torch.ones_like(level), level)[:, None].expand(n, steps_future)
-        values = torch.stack([phase4, phase8, flat, exact, smooth, adjusted], -1)
-        ok = torch.stack(
-            [
-                count4,
-                count8 / 2,
-                torch.full_like(count4, 4.0),
-                exact_count * 4,
-                smooth_count * 1.3,
-                smooth_count * 1.3,
-            ],
-            -1,
-        )
+        # The same weekdays again, but with what is known of the days ahead: promotion, price, holiday.
+        columns = [INDEX[name] for name in _RESPONSES]
+        impulse = (future_cov[..., columns] * effects[:, None]).sum(-1)
+        if steps:
+            past_impulse = (past_cov[..., columns] * effects[:, None]).sum(-1)
+            index = same_phase[..., :4]
+            flat_index = index.clamp(0, steps - 1).expand(n, -1, -1).reshape(n, -1)
+            counted = gather(index)[1]
+            reference = torch.gather(past_impulse, 1, flat_index).view(counted.shape)
+            impulse = impulse - (reference * counted).sum(-1) / counted.sum(-1).clamp(min=1)
+        informed = torch.sinh((torch.asinh(phase4) + impulse).clamp(max=_LARGEST)).clamp(min=0)
+        values = torch.stack([phase4, phase8, flat, exact, smooth, adjusted, informed], -1)
+        full, yearly = torch.full_like(count4, 4.0), smooth_count * 1.3
+        ok = torch.stack([count4, count8 / 2, full, exact_count * 4, yearly, yearly, count4], -1)
         ok = (ok / 4).clamp(max=1)
         previous, previous_ok = gather(day - season)
         before, before_ok = gather(day - year)
         blank = torch.zeros_like(previous)
-        past_values = torch.stack([previous, blank, blank, before, blank, blank], -1)
-        past_known = torch.stack([previous_ok, blank, blank, before_ok, blank, blank], -1)
+        past_values = torch.stack([previous, blank, blank, before, blank, blank, blank], -1)
+        past_known = torch.stack([previous_ok, blank, blank, before_ok, blank, blank, blank], -1)
         return _Candidates(torch.cat([past_values, values], 1), torch.cat([past_known, (ok > 0).to(x.dtype)], 1))
 
     def _spread(self, x: Tensor, known: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,6 +368,18 @@ class TrendModel(PreTrainedModel):
         spread = seasonal.clamp(0.01, 2.0)
         features = [torch.log(spread), seasonal_ok, torch.log(yearly.clamp(0.01, 2.0)), yearly_ok]
         return spread, torch.stack(features, -1)
+
+
+def _moving_mean(values: Tensor, weight: Tensor, half: Tensor) -> Tensor:
+    """[N, T, F] centred weighted mean over 2 · ``half`` + 1 steps, ``half`` [N] by window."""
+    steps = values.shape[1]
+    weighted = torch.cat([values * weight[..., None], weight[..., None]], -1)
+    total = F.pad(torch.cumsum(weighted, 1), (0, 0, 1, 0))
+    step = torch.arange(steps, device=values.device)[None]
+    high = (step + half[:, None] + 1).clamp(max=steps)[..., None].expand(-1, -1, total.shape[-1])
+    low = (step - half[:, None]).clamp(min=0)[..., None].expand(-1, -1, total.shape[-1])
+    inside = torch.gather(total, 1, high) - torch.gather(total, 1, low)
+    return inside[..., :-1] / inside[..., -1:].clamp(min=1)
 
 
 def _window_scale(values: Tensor, known: Tensor, level_hint: Tensor | None) -> Tensor:

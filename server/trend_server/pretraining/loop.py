@@ -38,6 +38,9 @@ class PretrainSettings:
         decay: Last part of the time, in which the learning rate falls to 2 % of its largest value.
         device: "cpu" or "cuda".
         threads: CPU threads.
+        warmup: Steps until the learning rate is reached.
+        init: A model to start from instead of random weights.
+        save_every_s: Seconds between two checkpoints.
     """
 
     out: Path
@@ -49,6 +52,7 @@ class PretrainSettings:
     device: str = "cpu"
     threads: int = 1
     warmup: int = 200
+    init: Path | None = None
     save_every_s: float = 120.0
 
 
@@ -75,7 +79,8 @@ def pretrain(settings: PretrainSettings) -> Path:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     settings.out.mkdir(parents=True, exist_ok=True)
-    model = TrendModel(TrendConfig()).to(settings.device)
+    fresh = TrendModel(TrendConfig()) if settings.init is None else TrendModel.from_pretrained(settings.init)
+    model = fresh.to(settings.device).train()
     backbone = TrendBackbone(model)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -150,18 +155,19 @@ def pretrain(settings: PretrainSettings) -> Path:
 
 
 def main() -> None:
-    """``python -m trend_server.pretraining.loop OUT MINUTES [THREADS] [DEVICE]``."""
-    import sys
+    """``python -m trend_server.pretraining.loop --out FOLDER --minutes M [--init FOLDER] [--threads N] ...``."""
+    import argparse
 
-    out, minutes, *rest = sys.argv[1:]
-    pretrain(
-        PretrainSettings(
-            out=Path(out),
-            minutes=float(minutes),
-            threads=int(rest[0]) if rest else 1,
-            device=rest[1] if len(rest) > 1 else "cpu",
-        )
-    )
+    parser = argparse.ArgumentParser(description="Pretrain the backbone; started again, it goes on.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--init", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--decay", type=float, default=0.35)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    pretrain(PretrainSettings(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":
