@@ -4,8 +4,8 @@ The tokens are one for the series' statics, one for each patch of history and on
 horizon step is given several simple forecasts: same phase, recent level, last year, last year adjusted for growth,
 and same phase corrected for promotions, prices and holidays by a regression within the window. The head mixes them by
 a softmax and adds a residual for each quantile, on the scale asinh(value / window mean), in units of how far values
-of the same phase lie apart. A window is scaled by itself alone. Patching follows Nie et al. 2023 (arXiv:2211.14730); the
-quantile head trained by the pinball loss is that of direct multi-horizon forecasters such as Chronos-Bolt
+of the same phase lie apart. A window is scaled by itself alone. Patching follows Nie et al. 2023 (arXiv:2211.14730);
+the quantile head trained by the pinball loss is that of direct multi-horizon forecasters such as Chronos-Bolt
 (arXiv:2403.07815).
 """
 

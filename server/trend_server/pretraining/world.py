@@ -154,7 +154,8 @@ class World:
             choice == 4, ar / ar.mean(1, keepdim=True) * 0.3 + smooth / smooth.mean(1, True), spectrum
         )
         shaped = torch.fft.irfft(torch.fft.rfft(self._normal(b, n)) * torch.sqrt(spectrum), n=n)[:, :steps]
-        return (shaped - shaped.mean(1, True)) / shaped.std(1, keepdim=True).clamp(min=1e-6)
+        scaled: Tensor = (shaped - shaped.mean(1, True)) / shaped.std(1, keepdim=True).clamp(min=1e-6)
+        return scaled
 
     def _signal(self, b: int, steps: int, freq: str, calendar: _Calendar) -> tuple[Tensor, Tensor]:
         """[b, steps] the log rate without price, promotion and holidays; and [b, 1] which rows are pure GP."""
