@@ -11,8 +11,7 @@ One validation window says little about a single product, so its verdict is trus
    method, and the old methods are among the candidates: the choice is never worse than they are there.
 
 The logarithm keeps one wild series from deciding about the others. A weight estimated per series (empirical Bayes)
-was tried on eight retail panels and did worse than this fixed one, above all with few series; taking each series' own
-winner did worse still.
+did no better on eight retail panels, and taking each series' own winner did worse (``docs/scoring.md``).
 
 The choice, the losses and the verdict are about private sales. They live in objects and files of this machine.
 Shapes: S series, M methods, H horizon steps.
