@@ -91,8 +91,8 @@ def infer_frequency(rows: pd.DataFrame, *, monthly: bool, report: Report) -> Gri
 
 def grid_for(found: Grid, wanted: Freq | None, report: Report) -> Grid:
     """The grid to deliver; a coarser one than the file's is made by summing days."""
-    if wanted is None or wanted == found.freq or wanted == "D":
-        return found if wanted != "D" else Grid("D")
+    if wanted is None or wanted == found.freq:
+        return found
     if found.freq == "D":
         return Grid(wanted, 6)
     report.problem(

@@ -47,6 +47,7 @@ class SeriesDays:
         present: The source has a row.
         sold: The row has a quantity above 0.
         zero: The row has a quantity of exactly 0.
+        n_series: Number of series, those without any day included.
     """
 
     series: NDArray[np.int64]
@@ -54,17 +55,19 @@ class SeriesDays:
     present: NDArray[np.bool_]
     sold: NDArray[np.bool_]
     zero: NDArray[np.bool_]
+    n_series: int
 
     def part(self, start: int, stop: int) -> SeriesDays:
         """The days ``start`` to ``stop``, their series numbered from 0."""
         at = slice(start, stop)
         series = self.series[at] - self.series[start]
-        return SeriesDays(series, self.dates[at], self.present[at], self.sold[at], self.zero[at])
+        n_series = int(series[-1]) + 1
+        return SeriesDays(series, self.dates[at], self.present[at], self.sold[at], self.zero[at], n_series)
 
 
 def closed_days(days: SeriesDays) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Days on a weekday that is closed for the series; and days on a closed date of the year ([days] bool each)."""
-    n_series = int(days.series[-1]) + 1 if len(days.series) else 0
+    n_series = days.n_series
     if n_series > _BLOCK:
         # A table of series x 372 dates is kept small; series are independent, so blocks change nothing.
         cuts = np.searchsorted(days.series, np.arange(0, n_series + _BLOCK, _BLOCK))
@@ -97,7 +100,7 @@ def _never(
 ) -> NDArray[np.bool_]:
     """Which judged days are of a kind on which their series never trades; rates are taken ``among`` these days."""
     among = judged if among is None else among
-    n_series = int(days.series[-1]) + 1 if len(days.series) else 0
+    n_series = days.n_series
     cell = days.series * kinds + kind
     size = n_series * kinds
     n = np.bincount(cell[judged], minlength=size).reshape(n_series, kinds)
@@ -137,7 +140,7 @@ class Listing:
 
 def listing(days: SeriesDays, closed: NDArray[np.bool_]) -> Listing:
     """Which series list only the days on which they sold."""
-    n_series = int(days.series[-1]) + 1 if len(days.series) else 0
+    n_series = days.n_series
     run = np.zeros(len(days.series), dtype=np.int64)
     at = np.flatnonzero(~closed)
     series, hole = days.series[at], ~days.present[at]

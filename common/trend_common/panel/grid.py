@@ -64,7 +64,7 @@ def regular(rows: pd.DataFrame, grid: Grid, n_series: int, report: Report, *, or
         last = np.where(dated, np.maximum(last, end), last)
     laid = _laid(rows, first, last, report)
     if grid.freq == "D" and not orders:
-        days = _days(laid, grid)
+        days = _days(laid, grid, n_series)
         week, date = closed_days(days)
         shape = listing(days, week | date)
         tail = np.where(dated, end - last, 0)
@@ -72,12 +72,12 @@ def regular(rows: pd.DataFrame, grid: Grid, n_series: int, report: Report, *, or
         if longer.any():
             last = np.where(longer, end, last)
             laid = _laid(rows, first, last, None)
-            days = _days(laid, grid)
+            days = _days(laid, grid, n_series)
             week, date = closed_days(days)
             shape = listing(days, week | date)
         zeros = shape.sales_only[laid.series] & (shape.run > 0) & (shape.run <= shape.longest[laid.series])
     elif grid.freq == "D":
-        days = _days(laid, grid)
+        days = _days(laid, grid, n_series)
         week, date = closed_days(days)
         zeros = ~days.present & ~week & ~date
     else:
@@ -118,11 +118,11 @@ def _laid(rows: pd.DataFrame, first: NDArray[np.int64], last: NDArray[np.int64],
     return _Laid(owner, step, present, values)
 
 
-def _days(laid: _Laid, grid: Grid) -> SeriesDays:
+def _days(laid: _Laid, grid: Grid, n_series: int) -> SeriesDays:
     y = laid.values["y"]
-    shut = laid.values["open"] == 0 if "open" in laid.values else False
-    with np.errstate(invalid="ignore"):
-        return SeriesDays(laid.series, grid.dates(laid.step), laid.present, y > 0, laid.present & (y == 0) & ~shut)
+    shut = laid.values["open"] == 0 if "open" in laid.values else np.zeros(len(y), dtype=bool)
+    zero = laid.present & (y == 0) & ~shut
+    return SeriesDays(laid.series, grid.dates(laid.step), laid.present, np.nan_to_num(y) > 0, zero, n_series)
 
 
 def _explained(

@@ -106,6 +106,7 @@ def _panel(raw: RawTable, name: str, wishes: _Wishes, report: Report) -> SalesPa
     found = Grid("D") if orders else infer_frequency(rows, monthly=cells.monthly, report=report)
     if orders and rows["ds"].nunique() < 2:
         report.problem("The orders are all of one day.", "A series needs at least two dates; export a longer period.")
+    found = Grid("D") if wishes.freq == "D" else found
     grid = grid_for(found, wishes.freq, report)
     if rows["y"].isna().all() or not (rows["y"] > 0).any():
         report.problem(
