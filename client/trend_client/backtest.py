@@ -34,7 +34,7 @@ Forecaster = Callable[[SalesPanel, pd.Timestamp, int], Forecast]
 METHOD_NAMES: Final = {
     "naive": "Naive (last value)",
     "seasonal-naive": "Seasonal naive",
-    "same-phase-mean": "Mean of equal weekdays",
+    "same-phase-mean": "Recent average",
     "auto-ets": "AutoETS",
     "auto-theta": "AutoTheta",
     "zero-shot": "Pretrained model",

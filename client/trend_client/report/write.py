@@ -63,7 +63,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "summary": _summary(data),
         "tiles": _tiles(data),
         "charts": [_chart(data, name) for name in data.largest()],
-        "n_forecast": len(forecast),
+        "n_forecast": f"{len(forecast):,}",
         "span": f"{words.date(forecast.ds.min())} to {words.date(forecast.ds.max())}" if len(forecast) else "",
         "has_promo": "promo" in panel.frame,
         "has_holiday": "holiday" in panel.frame,
