@@ -300,6 +300,7 @@ def _conclude(place: Workplace, *, personal: bool, out: Path | None, json_out: P
 def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
     from trend_common.files import write_json
 
+    sent = place.sent()
     body = {
         "schema": 1,
         "version": __version__,
@@ -308,6 +309,7 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
         "report": str(outcome.report),
         "backtest": None if outcome.backtest is None else outcome.backtest.to_json(),
         "budget": place.budget().as_json(),
+        "sent": {"messages": len(sent), "bytes": sum(one.bytes for one in sent)},
     }
     write_json(path, body, private=True)
 

@@ -154,11 +154,15 @@ def test_a_round_is_noise_and_not_the_gradient(world: World, engine: Engine, pan
     assert flat[0].std() == pytest.approx(expected, rel=0.2)
 
 
+def no_noise(world: World) -> FederationPlan:
+    assert world.plan.privacy is not None
+    bucket = {"q": 1, "noise_multiplier": 0, "expected_batch": 9}
+    return world.altered(privacy={**world.plan.privacy.model_dump(), "buckets": {"S": bucket}})
+
+
 LIES: dict[str, Callable[[World], FederationPlan]] = {
     "no privacy": lambda w: w.altered(privacy=None, wire="float32"),
-    "no noise": lambda w: w.altered(
-        privacy={**w.plan.privacy.model_dump(), "buckets": {"S": {"q": 1, "noise_multiplier": 0, "expected_batch": 9}}}  # type: ignore[union-attr]
-    ),
+    "no noise": no_noise,
     "more rounds": lambda w: w.altered(rounds=500),
     "a larger clip": lambda w: w.altered(privacy={**w.plan.privacy.model_dump(), "clip": 99.0}),  # type: ignore[union-attr]
     "a larger delta": lambda w: w.altered(privacy={**w.plan.privacy.model_dump(), "delta": 1e-3}),  # type: ignore[union-attr]

@@ -9,15 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LEVELS", "Backbone", "Batch", "Capabilities", "ForecastOutput"]
+from trend_common.forecasts import LEVELS
 
-LEVELS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Quantile levels that every backbone predicts."""
+__all__ = ["LEVELS", "Backbone", "Batch", "Capabilities", "ForecastOutput"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""Drawing windows of units, and the steps that need no privacy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trend_client.engine import Engine, PersonalSettings, level_hints
+from trend_client.training import TrainingData, fit
+from trend_common import adapters
+from trend_common.panel import SalesPanel, from_frame
+from trend_common.tensors import tensors_sha256
+from trend_common.windows import PanelWindows
+
+CONTEXT, HORIZON, TRAIN_END = 56, 14, 112
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_backbone: Path) -> Engine:
+    return Engine(str(tiny_backbone), device="cpu")
+
+
+@pytest.fixture
+def windows(panel: SalesPanel) -> PanelWindows:
+    return PanelWindows(panel, context=CONTEXT)
+
+
+def test_the_windows_of_a_unit_stand_side_by_side(windows: PanelWindows) -> None:
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON)
+    batch = data.draw(np.array([3, 0]), 4, np.random.default_rng(0).random)
+    text = batch.text.numpy()
+    assert len(batch) == 8
+    assert (text[:4] == text[0]).all()
+    assert (text[4:] == text[4]).all()
+    assert not np.array_equal(text[0], text[4])
+
+
+@pytest.mark.parametrize(("unit", "count"), [("series", 12), ("product", 6), ("store", 2)])
+def test_units_are_series_products_or_stores(windows: PanelWindows, unit: str, count: int) -> None:
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON, unit=unit)  # type: ignore[arg-type]
+    assert data.n_units == count
+    owned = np.concatenate(data.units)
+    assert sorted(owned) == list(range(12))
+    batch = data.draw(np.arange(count), 3, np.random.default_rng(0).random)
+    assert len(batch) == 3 * count
+
+
+def test_no_target_is_on_or_after_the_end_of_training(sales: pd.DataFrame) -> None:
+    """The sales after the cut are poisoned; no drawn target may hold them."""
+    cut = sales["date"].min() + pd.Timedelta(days=TRAIN_END)
+    poisoned = from_frame(sales.assign(units=np.where(sales["date"] >= cut, 1e6, sales["units"])))
+    data = TrainingData.of(PanelWindows(poisoned, context=CONTEXT), train_end=TRAIN_END, horizon=HORIZON)
+    batch = data.draw(np.arange(data.n_units).repeat(20), 1, np.random.default_rng(0).random)
+    assert batch.future_values is not None
+    assert float(batch.future_values.max()) < 1e5
+    assert float(batch.past_values.max()) < 1e5
+
+
+def test_training_lowers_the_loss_and_moves_the_adapter(engine: Engine, windows: PanelWindows) -> None:
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON)
+    engine.install_local(2)
+    engine.use(None)
+    probe = data.draw(np.arange(data.n_units), 4, np.random.default_rng(9).random)
+    before = engine.backbone(probe).loss_per_sample.mean().item()
+    start = tensors_sha256(adapters.export(engine.backbone))
+    fit(engine.backbone, data, steps=40, learning_rate=1e-2, batch_size=16, rng=np.random.default_rng(0))
+    assert tensors_sha256(adapters.export(engine.backbone)) != start
+    assert engine.backbone(probe).loss_per_sample.mean().item() < before
+
+
+def test_a_proximal_term_keeps_the_adapter_near_its_start(engine: Engine, windows: PanelWindows) -> None:
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON)
+    moved = {}
+    for mu in (0.0, 100.0):
+        engine.install_local(2)
+        engine.use(None)
+        start = adapters.export(engine.backbone)
+        fit(
+            engine.backbone,
+            data,
+            steps=20,
+            learning_rate=3e-3,
+            batch_size=16,
+            rng=np.random.default_rng(0),
+            proximal_mu=mu,
+        )
+        after = adapters.export(engine.backbone)
+        moved[mu] = sum(float(np.square(after[name] - value).sum()) for name, value in start.items())
+    assert moved[100.0] < 0.5 * moved[0.0]
+
+
+def test_the_personal_adapter_is_never_worse_on_validation_than_its_start(
+    engine: Engine, windows: PanelWindows
+) -> None:
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON)
+    engine.install_local(2)
+    settings = PersonalSettings(learning_rates=(1e-2, 1.0), checkpoints=(5, 15))
+    tensors, tried = engine.personalise(data, None, validation=TRAIN_END, seed=0, settings=settings)
+    engine.use(tensors)
+    reached = engine._validation_wql(data, TRAIN_END)
+    assert reached == pytest.approx(min(tried.values()), rel=1e-5)
+    assert reached <= tried["none"] + 1e-9
+    assert len(tried) == 5
+
+
+def test_a_new_product_takes_its_level_from_other_stores(sales: pd.DataFrame) -> None:
+    start = sales["date"].min() + pd.Timedelta(days=111)
+    young = sales[(sales["store"] != "s1") | (sales["product"] != "p2") | (sales["date"] >= start)]
+    windows = PanelWindows(from_frame(young), context=CONTEXT)
+    hints = level_hints(windows, 112)
+    row, sibling = windows.ids.index("s1/p2"), windows.ids.index("s0/p2")
+    recent = np.nanmean(windows.history(112)[sibling, -28:])
+    assert hints[row] == pytest.approx(recent, rel=1e-5)
+    assert (np.delete(hints, row) == 0).all()
+
+
+def test_installing_another_plan_and_back_gives_the_same_forecast(engine: Engine, panel: SalesPanel) -> None:
+    engine.install_local(2)
+    forecaster = engine.forecaster(None, context=CONTEXT)
+    origin = panel.end - pd.Timedelta(days=13)
+    first = forecaster(panel, origin, 14)
+    engine.install_local(4)
+    engine.install_local(2)
+    second = forecaster(panel, origin, 14)
+    np.testing.assert_allclose(first.quantiles, second.quantiles, rtol=1e-5)
