@@ -189,8 +189,9 @@ def _dates_of(family: str, parts: pd.DataFrame, column: str, report: Report, day
         return pd.to_datetime(parts["seconds"].astype("int64"), unit="s").dt.normalize()
     year = parts["y"].astype(int)
     year = year.where(year >= 100, year + 1900 + 100 * (year < 70))
+    year = year.where(year.between(*_YEARS))
     if "w" in parts:
-        january_4th = pd.to_datetime({"year": year, "month": 1, "day": 4})
+        january_4th = pd.to_datetime({"year": year, "month": 1, "day": 4}, errors="coerce")
         monday = january_4th - pd.to_timedelta(january_4th.dt.weekday, unit="D")
         week = parts["w"].astype(int)
         return (monday + pd.to_timedelta(7 * (week - 1), unit="D")).where(week.between(1, 53))
@@ -211,7 +212,7 @@ def _order(parts: pd.DataFrame, column: str, report: Report, day_first: bool) ->
     )
     if days_first and days_second:
         # One stray value is a mistyped date; a real mixture cannot be read.
-        if min(days_first, days_second) > 0.02 * (days_first + days_second):
+        if min(days_first, days_second) > 0.1 * (days_first + days_second):
             report.problem(
                 f"The dates in {column!r} mix day-first and month-first: in {days_first} the first number is above "
                 f"12, in {days_second} the second.",

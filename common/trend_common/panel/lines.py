@@ -48,7 +48,7 @@ def are_order_lines(rows: pd.DataFrame, minutes: tuple[int, ...], identical: NDA
     if "order" in rows or len(minutes) > 4:
         return True
     keys = [key for key in ("unique_id", "store", "product", "ds") if key in rows]
-    if not rows.duplicated(keys).any():
+    if minutes or not rows.duplicated(keys).any():
         return False
     if rows[~identical].duplicated(keys, keep=False).mean() > _MOST_DOUBLED:
         return True

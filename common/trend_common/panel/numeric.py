@@ -27,7 +27,7 @@ _MISSING: Final = _words(
 _NO: Final = _words("0 0.0 0,0 0.00 false no n nein não nao f 否 无 off falsch falso none")
 _YES: Final = _words("1 1.0 true yes y ja j sim s 是 x t wahr verdadeiro on ✓")
 _CLUTTER: Final = (
-    r"[\s\u00a0\u202f'’`´\"]|R\$|[€$£¥￥元]|EUR|USD|GBP|BRL|CNY|RMB|(?:(?<=\d)\s*(?:Stk|St|pcs|un|kg|件|个)\.?$)"
+    r"[\s\u00a0\u202f'’`´\"]|R\$|[€$£¥￥元]|EUR|USD|GBP|BRL|CNY|RMB|(?<=[\d\s])(?:Stk|St|pcs|un|kg|件|个)\.?$"
 )
 _COMMA: Final = (
     r"^[-+(−]*(?:\d{1,3}(?:\.\d{3})+,\d+|0?,\d+|0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d{4,},\d+|\d{1,3}(?:\.\d{3}){2,})[-)]*$"
