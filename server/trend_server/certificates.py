@@ -17,12 +17,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from filelock import FileLock
 
 from trend_common.errors import UsageError
 from trend_common.files import private_directory, write_bytes
 from trend_common.flower.invite import certificate_sha256
 
-__all__ = ["Certificates", "ensure_certificates", "server_names"]
+__all__ = ["Certificates", "ensure_authority", "ensure_certificates", "server_names"]
 
 _AUTHORITY_DAYS: Final = 3650
 _SERVER_DAYS: Final = 397
@@ -67,15 +68,34 @@ def ensure_certificates(folder: Path, names: Sequence[str], *, now: datetime | N
         UsageError: The authority's files are damaged or have expired, or a name cannot stand in a certificate.
     """
     moment = now or datetime.now(UTC)
-    private_directory(folder)
-    ca_path, ca_key_path = folder / "ca.pem", folder / "ca.key"
     path, key_path = folder / "server.pem", folder / "server.key"
-    if not ca_path.exists() and not ca_key_path.exists():
-        _make_authority(ca_path, ca_key_path, moment)
-    authority, authority_key = _load_authority(ca_path, ca_key_path, moment)
+    authority, authority_key = _authority(folder, moment)
     if not _still_good(path, key_path, authority, names, moment):
         _make_server(path, key_path, authority, authority_key, names, moment)
-    return Certificates(ca_path, path, key_path, certificate_sha256(ca_path.read_text("ascii")))
+    return Certificates(folder / "ca.pem", path, key_path, certificate_sha256(_pem(authority)))
+
+
+def ensure_authority(folder: Path, *, now: datetime | None = None) -> str:
+    """Create the authority in ``folder`` if it is not there; return its certificate (PEM), for invitations.
+
+    Raises:
+        UsageError: The authority's files are damaged or have expired.
+    """
+    authority, _ = _authority(folder, now or datetime.now(UTC))
+    return _pem(authority)
+
+
+def _authority(folder: Path, moment: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    path, key_path = private_directory(folder) / "ca.pem", folder / "ca.key"
+    with FileLock(folder / ".lock"):  # "invite" and the server may both be the first
+        if not path.exists():
+            # The certificate is written last, so a key without one is what a crash left.
+            _make_authority(path, key_path, moment)
+        return _load_authority(path, key_path, moment)
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _load_authority(

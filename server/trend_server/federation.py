@@ -119,8 +119,8 @@ class Federation:
         self._optimiser = make_optimiser(settings.optimiser, settings.learning_rate, settings.betas)
         make_aggregator(settings.aggregation, plan.adapter.tensors, trim=settings.trim)  # refuses a wrong name now
 
-    def run(self) -> FederationResult:
-        """Play all rounds that are not yet complete, then hand the adapter over.
+    def train(self) -> Checkpoint:
+        """Play all rounds that are not yet complete, and return the state after the last.
 
         Raises:
             Declined: Nobody who is there accepts the plan, and the patience is over.
@@ -137,6 +137,11 @@ class Federation:
             self._store.save(state)
             self._round = state.round
         self._tell("finished", f"All {self.plan.rounds} rounds are complete.")
+        return state
+
+    def run(self) -> FederationResult:
+        """:meth:`train`, then :meth:`hand_over` to everybody who took part or is there."""
+        state = self.train()
         self.hand_over(state.adapter, seconds=self.settings.adopt_timeout)
         return FederationResult(
             self.plan,

@@ -1,0 +1,71 @@
+"""From the operator's settings to the plan that clients are asked to accept."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from trend_common.errors import UsageError
+from trend_common.protocol import FederationPlan
+from trend_server.checkpoints import Announcement
+from trend_server.settings import ServerSettings
+
+__all__ = ["make_plan"]
+
+_CONTEXT: Final = {"D": 252, "W": 112, "M": 56}
+"""Steps of history by frequency, where the operator does not say; cut to what the backbone can see."""
+
+
+def make_plan(settings: ServerSettings) -> Announcement:
+    """Load the backbone, draw a fresh adapter, calibrate the noise, and write it all into a plan.
+
+    Raises:
+        UsageError: The backbone cannot forecast so far, or there is none of that name.
+    """
+    from trend_common import adapters
+    from trend_common.backbones import backbone_sha256, load_backbone
+    from trend_common.privacy.plan import make_privacy_plan
+
+    backbone = load_backbone(settings.backbone)
+    if settings.horizon > backbone.max_horizon:
+        raise UsageError(
+            f"The backbone {settings.backbone} forecasts at most {backbone.max_horizon} steps, not "
+            f"{settings.horizon}.",
+            "Lower --horizon.",
+        )
+    adapter, initial, frozen = adapters.initial_adapter(
+        backbone,
+        rank=settings.rank,
+        alpha=2.0 * settings.rank,
+        targets=tuple(backbone.lora_targets),
+        train=settings.train,
+    )
+    privacy = None
+    if settings.private:
+        privacy = make_privacy_plan(
+            epsilon=settings.epsilon,
+            delta=settings.delta,
+            clip=settings.clip,
+            rounds=settings.rounds,
+            steps=settings.steps,
+            unit=settings.unit,
+            buckets={name: (bucket.q, bucket.expected_batch) for name, bucket in settings.buckets.items()},
+        )
+    gradient = settings.update == "gradient"
+    plan = FederationPlan(
+        federation=settings.federation,
+        backbone=settings.backbone,
+        backbone_sha256=backbone_sha256(backbone),
+        adapter=adapter,
+        freq=settings.freq,
+        horizon=settings.horizon,
+        context=min(settings.context or _CONTEXT[settings.freq], backbone.max_context),
+        rounds=settings.rounds,
+        steps=settings.steps,
+        windows_per_series=settings.windows_per_series,
+        update=settings.update,
+        local_learning_rate=0.0 if gradient else settings.local_learning_rate,
+        proximal_mu=0.0 if gradient else settings.proximal_mu,
+        privacy=privacy,
+        wire=settings.wire,
+    )
+    return Announcement(plan, initial, frozen)
