@@ -149,9 +149,24 @@ def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tu
             f"{int(identical.sum())} row(s) repeat an earlier one in every column.",
         )
         rows = rows[~identical].reset_index(drop=True)
+    _far_dates(rows, report)
     if not orders and cells.minutes:
         report.found("sub_daily", len(rows), "The dates have times of day.")
     return Cells(rows, cells.minutes, cells.monthly, cells.has_ids), orders
+
+
+def _far_dates(rows: pd.DataFrame, report: Report) -> None:
+    """Point out dates more than a year away from nearly all others: a mistyped year stretches a series."""
+    if len(rows) < 50:
+        return
+    days = rows["ds"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    low, high = np.quantile(days, [0.01, 0.99])
+    far = (days < low - 400) | (days > high + 400)
+    if far.any():
+        example = rows["ds"].to_numpy()[far][0].astype("datetime64[D]")
+        report.found(
+            "far_dates", int(far.sum()), f"{int(far.sum())} row(s) are years away from the others ({example})."
+        )
 
 
 def _identical(frame: pd.DataFrame, rows: pd.DataFrame, layout: Layout) -> np.ndarray:
