@@ -163,9 +163,7 @@ def _usable(
             total |= np.array([known_role(str(name)) == "total" for name in distinct], dtype=bool)[codes]
     if no_date.any():
         texts = long["date"][no_date].astype(str).str.strip().str.rstrip(":")
-        total[no_date] |= texts.map(
-            lambda text: known_role(text.split(" ")[0]) == "total" if text else False
-        ).to_numpy()
+        total[no_date] |= texts.map(_is_total).to_numpy()
     report.found("total_lines", int(total.sum()), f"{int(total.sum())} line(s) are totals.")
     bad = no_date & ~total
     if bad.sum() > max(1, _MOST_UNREADABLE * len(rows)):
@@ -192,6 +190,10 @@ def _usable(
         report.found("blank_keys", int(blank.sum()), f"{int(blank.sum())} row(s) have no store or no product.")
     keep: NDArray[np.bool_] = ~(no_date | total | blank)
     return keep
+
+
+def _is_total(text: str) -> bool:
+    return bool(text) and "total" in (known_role(text), known_role(text.split(" ")[0]))
 
 
 def _constants(rows: pd.DataFrame, report: Report) -> None:

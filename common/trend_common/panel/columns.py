@@ -19,6 +19,12 @@ __all__ = ["Layout", "recognise"]
 NONE: Final = "-"
 """``--columns store=-``: there is no such column, whatever the names say."""
 
+_DATE_PARTS: Final = {
+    "year": ("年份", "年", "ano", "jahr", "year"),
+    "month": ("月份", "月", "mes", "monat", "month"),
+    "week": ("周", "semana", "kalenderwoche", "woche", "kw", "week_no", "week_of_year", "week_number", "week"),
+    "day": ("日", "dia", "tag", "day_of_month", "day"),
+}
 _NUMERIC: Final = ("units", "revenue", "price", "stock", "returns", "customers")
 _SINGLE: Final = (
     "price",
@@ -43,13 +49,15 @@ class Layout:
         shape: "long" (a row per series and step, or per order line), "wide" (a column per product) or "across" (a
             column per date).
         values: The columns of a wide table's products or of an across table's dates.
-        date_parts: Year, month and day columns where no single column is the date.
+        date_parts: Year, month or week, and day columns where no single column is the date.
+        counted: Whether each order line counts as one piece, there being no quantities.
     """
 
     roles: dict[str, str] = field(default_factory=dict)
     shape: str = "long"
     values: list[str] = field(default_factory=list)
     date_parts: dict[str, str] = field(default_factory=dict)
+    counted: bool = False
 
 
 def recognise(frame: pd.DataFrame, mapping: Mapping[str, str], report: Report) -> Layout:
@@ -164,22 +172,14 @@ class _Picker:
             )
 
     def _date_parts(self, others: list[tuple[Match, str]]) -> bool:
+        """Year and month (and day), or year and week, in columns of their own."""
         pool = {plain(name): name for _, name in [*others, *self.by_role.get("calendar", [])]}
-        parts: dict[str, str] = {}
-        for part, words in (
-            ("year", ("year", "jahr", "ano", "年", "年份")),
-            ("month", ("month", "monat", "mes", "月", "月份")),
-        ):
-            for word in words:
-                if word in pool:
-                    parts[part] = pool[word]
-        for word in ("day", "tag", "dia", "日", "day_of_month"):
-            if word in pool:
-                parts["day"] = pool[word]
-        if {"year", "month"} <= set(parts):
-            self.layout.date_parts = parts
-            return True
-        return False
+        parts = {part: pool[word] for part, words in _DATE_PARTS.items() for word in words if word in pool}
+        if "year" not in parts or not {"month", "week"} & set(parts):
+            return False
+        wanted = ("year", "month", "day") if "month" in parts else ("year", "week")
+        self.layout.date_parts = {part: parts[part] for part in wanted if part in parts}
+        return True
 
     def keys(self) -> None:
         """Store and product, with their stand-ins: a single country; a description or a product group."""
@@ -274,7 +274,10 @@ class _Picker:
             return
         totals = [name for _, name in self.by_role.get("total", [])]
         numeric = [name for name in self.unknown if mostly_numeric(self.frame[name])]
-        if len(numeric) == 1 or (not numeric and len(totals) == 1):
+        if "order" in roles:
+            self.layout.counted = True
+            report.found("counted_lines", len(self.frame), "There are order numbers but no quantities.")
+        elif len(numeric) == 1 or (not numeric and len(totals) == 1):
             chosen = (numeric or totals)[0]
             roles["units"] = chosen
             self.unknown = [name for name in self.unknown if name != chosen]
@@ -308,6 +311,7 @@ class _Picker:
             "row_id": ("helper_columns", "Numbers of lines: {}."),
             "customers": ("customers_column", "Counts of customers, visits or receipts: {}."),
             "personal": ("personal_columns", "Customers' own data: {}."),
+            "other": ("unused_columns", "Costs, weights, weather and the like: {}."),
         }
         used = {*self.layout.roles.values(), *self.layout.date_parts.values()}
         for role, (code, message) in said.items():

@@ -40,6 +40,7 @@ CATALOGUE: Final[dict[str, tuple[Severity, str]]] = {
     "wide_table": ("info", "each column became one product"),
     "dates_across": ("info", "each row became one series, each dated column one step"),
     "order_lines": ("info", "summed to days; days without a line are true zeros"),
+    "counted_lines": ("warning", "each line counts as one piece; --columns units=NAME says otherwise"),
     "sub_daily": ("info", "summed to days"),
     # Order lines
     "cancellations": ("info", "their quantities are counted as returns of that day, not as negative sales"),

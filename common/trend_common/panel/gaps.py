@@ -1,8 +1,9 @@
 """Closed, missing or a true zero: what a day without a sale means, judged for each series by its own rows alone.
 
 A *kind of day* (a weekday; a date of the year; a distance from Easter) is closed for a series that never trades on
-it, if that can hardly be chance: with a share p of trading days among its other days and n days of the kind,
-(1 - p)^n <= 0.001. The rule is applied to "has a row" and to "sold something"; either suffices.
+it, if that can hardly be chance: with a share p of trading days among its other days (for weekdays: among the days of
+all weekdays that it does trade on) and n days of the kind, (1 - p)^n <= 0.001. The rule is applied to "has a row" and
+to "sold something"; either suffices.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ MIN_YEARS: Final = 2
 """A closed date of the year must have occurred this often, on weekdays that are open."""
 
 LONG_RUN: Final = 28
-"""Rows missing for longer than this many open days, and than ten usual runs of the series, are no run of zeros."""
+"""Rows missing for longer than this many open days, and than ten usual gaps of the series, are no run of zeros."""
+
+LONGEST_RUN: Final = 365
+"""Rows missing for longer than this many open days are never a run of zeros."""
 
 LISTED: Final = 0.8
 """A series that has rows on fewer of its open days than this, and no zero rows, lists only days with sales."""
@@ -109,9 +113,11 @@ def _never(
     for traded in (days.present, days.sold):
         here = np.bincount(cell[judged & traded], minlength=size).reshape(n_series, kinds)
         anywhere = np.bincount(days.series[among & traded], minlength=n_series)[:, None]
+        # A weekday that is never traded on says nothing of how often the series trades when it can. (Single dates
+        # must count: leaving out all without a sale would make every product one that always sells.)
+        others = all_days - (np.where(here == 0, n, 0).sum(axis=1, keepdims=True) if kinds == 7 else n)
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = (anywhere - here) / np.maximum(1, all_days - n)
-            chance = n * np.log1p(-np.clip(share, 0.0, 1.0))
+            chance = n * np.log1p(-np.clip((anywhere - here) / np.maximum(1, others), 0.0, 1.0))
         never |= (here == 0) & (n >= least) & (chance <= np.log(CHANCE))
     result: NDArray[np.bool_] = never.ravel()[cell] & judged
     return result
@@ -149,21 +155,23 @@ def listing(days: SeriesDays, closed: NDArray[np.bool_]) -> Listing:
     run[at] = np.repeat(lengths, lengths) * hole
     of_holes = hole[starts]
     owners, widths = series[starts][of_holes], lengths[of_holes]
-    longest = np.maximum(LONG_RUN, 10 * _median_by(owners, widths, n_series))
+    rows = np.bincount(series[~hole], minlength=n_series)
+    longest = np.clip(10 * _usual_gap(owners, widths, rows), LONG_RUN, LONGEST_RUN).astype(np.float64)
     short = widths <= longest[owners]
     holes = np.bincount(owners[short], weights=widths[short], minlength=n_series)
-    rows = np.bincount(series[~hole], minlength=n_series)
     zeros = np.bincount(days.series[days.zero], minlength=n_series)
     few_zeros = zeros <= _ZERO_ROWS * np.bincount(days.series[days.present], minlength=n_series)
     sales_only = few_zeros & (holes > 0) & (rows / np.maximum(1, rows + holes) < LISTED)
     return Listing(sales_only, longest, run)
 
 
-def _median_by(group: NDArray[np.int64], values: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
-    """The lower median of the values of each group, 0 for an empty one."""
-    order = np.lexsort((values, group))
+def _usual_gap(group: NDArray[np.int64], runs: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The lower median of the days between neighbouring rows of each group: 0 where most rows are neighbours."""
+    groups = len(rows)
+    ordered = np.append(runs[np.lexsort((runs, group))], 0)
     counts = np.bincount(group, minlength=groups)
     first = np.cumsum(counts) - counts
-    middle = np.minimum(first + np.maximum(0, counts - 1) // 2, max(0, len(values) - 1))
-    ordered = values[order] if len(values) else np.zeros(1, dtype=np.int64)
-    return np.where(counts > 0, ordered[middle], 0).astype(np.float64)
+    gaps = np.maximum(rows - 1, counts)
+    middle = np.maximum(gaps - 1, 0) // 2 - (gaps - counts)
+    at = np.clip(first + middle, 0, len(ordered) - 1)
+    return np.asarray(np.where((counts > 0) & (middle >= 0), ordered[at], 0), dtype=np.int64)

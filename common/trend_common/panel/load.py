@@ -142,7 +142,8 @@ def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tu
         rows = rows[inside].reset_index(drop=True)
     identical = _identical(raw.frame, rows, layout)
     orders = layout.shape == "long" and are_order_lines(rows, cells.minutes, identical)
-    if identical.any() and not (orders and "order" not in rows):
+    further_sales = layout.counted or (orders and "order" not in rows)
+    if identical.any() and not further_sales:
         report.found(
             "duplicate_rows",
             int(identical.sum()),

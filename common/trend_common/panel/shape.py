@@ -30,7 +30,8 @@ def to_long(frame: pd.DataFrame, layout: Layout, report: Report) -> pd.DataFrame
     if layout.shape == "wide":
         kept = {role: roles[role] for role in ("date", *_SHARED) if role in roles}
         return _stacked(frame, kept, layout.values, "product")
-    return frame[list(roles.values())].set_axis(list(roles), axis=1)
+    long = frame[list(roles.values())].set_axis(list(roles), axis=1)
+    return long.assign(units=1.0) if layout.counted else long
 
 
 def _stacked(frame: pd.DataFrame, kept: dict[str, str], values: list[str], name_of_column: str) -> pd.DataFrame:
@@ -44,5 +45,7 @@ def _stacked(frame: pd.DataFrame, kept: dict[str, str], values: list[str], name_
 
 def _composed_date(frame: pd.DataFrame, parts: dict[str, str]) -> pd.Series:
     text = {part: frame[column].astype(str).str.strip().str.removesuffix(".0") for part, column in parts.items()}
+    if "week" in text:
+        return text["year"] + "-W" + text["week"].str.zfill(2)
     composed = text["year"] + "-" + text["month"].str.zfill(2)
     return composed + "-" + text["day"].str.zfill(2) if "day" in text else composed

@@ -32,6 +32,7 @@ Role = Literal[
     "calendar",
     "row_id",
     "total",
+    "other",
 ]
 
 MAPPABLE: Final = (
@@ -165,6 +166,11 @@ _NAMES: Final[dict[Role, tuple[str, ...]]] = {
         "is_weekend weekend wochenende fim_de_semana 周末 time uhrzeit minute 月 日 yearly_week season",
     ),
     "row_id": ("id index row_id unnamed unnamed_0 nr lfd_nr lfdnr line_no line_number row_number 序号 uuid",),
+    "other": (
+        "cost* costs* profit* margin* tax vat freight* freight_value shipping_cost weight* temperature* temp rain* "
+        "kosten* gewinn* marge* mwst gewicht* temperatur* regen custo* lucro* margem* imposto peso* frete "
+        "成本 利润 毛利 税额 重量 气温 温度 latitude longitude postal_code zip plz cep",
+    ),
     "total": ("total gesamt summe sum gesamtsumme totals grand_total soma total_geral 合计 总计 总和 all_products",),
 }
 
@@ -188,6 +194,7 @@ _WORD_ORDER: Final[tuple[Role, ...]] = (
     "open",
     "closed",
     "calendar",
+    "other",
 )
 
 
@@ -252,6 +259,11 @@ def match(name: str) -> Match | None:
     if compact in _WHOLE:
         return _WHOLE[compact]
     tokens = plain(name).split("_")
+    for length in range(len(tokens) - 1, 1, -1):
+        for start in range(len(tokens) - length + 1):
+            inner = _WHOLE.get("".join(tokens[start : start + length]))
+            if inner is not None:
+                return Match(inner.role, inner.tier, False)
     found = [_WORDS[token] for token in tokens if token in _WORDS]
     found += [hit for key, hit in _CHINESE.items() if key in compact]
     return min(found, key=lambda hit: (_WORD_ORDER.index(hit.role), hit.tier)) if found else None

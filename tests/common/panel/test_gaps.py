@@ -182,3 +182,10 @@ def test_many_series_are_judged_in_blocks_as_in_one(monkeypatch: pytest.MonkeyPa
     for left, right in zip(whole, closed_days(days), strict=True):
         np.testing.assert_array_equal(left, right)
     assert whole[0].any()
+
+
+def test_a_date_that_came_twice_is_no_proof_for_a_product_that_sells_now_and_then() -> None:
+    dates = pd.date_range("2022-12-01", "2023-12-09")
+    units = (np.arange(len(dates)) % 2).astype(float)
+    units[(dates.month == 12) & (dates.day == 5)] = 0.0
+    assert not from_frame(table(dates, units)).frame["closed"].any()
