@@ -30,6 +30,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -261,16 +262,19 @@ class Fleet:
                 "The key may have been revoked: ask the operator. Check this machine's clock too: it may be wrong by "
                 "at most five minutes.",
             )
-        if status == 403:
+        if status == 403 and "unknown-key" in response.text:
             return ConnectionFailure(
                 f"The server {self.server} does not know this client's key: it never joined, or was revoked.",
                 "Ask the operator for an invitation and join with --invite FILE.",
             )
-        if status in (404, 405) or 300 <= status < 400:
+        if status >= 500 or status in (408, 425, 429):
+            return Unreachable(f"the server {self.server} answers with status {status}")
+        if FlowerError.from_json(response.text) is not None:
+            # Flower's own refusals: a run that has ended, a session that is still counted.
+            return Gone(f"the server answers with status {status}")
+        if status in (403, 404, 405) or 300 <= status < 400:
             return ConnectionFailure(
                 f"{self.server} answers with status {status}: that is not a trend-server.",
                 "Check host and port with the operator.",
             )
-        if status >= 500 or status in (408, 425, 429):
-            return Unreachable(f"the server {self.server} answers with status {status}")
         return Gone(f"the server answers with status {status}")
