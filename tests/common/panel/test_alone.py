@@ -119,3 +119,11 @@ def test_a_sibling_that_trades_on_sundays_opens_nobody_elses_sunday(weeks: int) 
     sundays = panel.frame[(panel.frame["unique_id"] == "all/closed") & (panel.frame["ds"].dt.weekday == 6)]
     assert sundays["closed"].all() == (weeks == 30)
     assert not panel.frame.loc[panel.frame["unique_id"] == "all/open", "closed"].any()
+
+
+def test_a_sibling_with_zero_rows_takes_nobody_elses_zeros() -> None:
+    dates = pd.date_range(START, periods=120)
+    sparse = pd.DataFrame({"date": dates[::4], "product": "sparse", "units": 2.0})
+    zeros = pd.DataFrame({"date": dates, "product": "zeros", "units": np.arange(120.0) % 2})
+    panel = from_frame(pd.concat([sparse, zeros]), freq="D")
+    assert not panel.frame.loc[panel.frame["unique_id"] == "all/sparse", "y"].isna().any()

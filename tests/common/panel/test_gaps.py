@@ -185,7 +185,19 @@ def test_many_series_are_judged_in_blocks_as_in_one(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_date_that_came_twice_is_no_proof_for_a_product_that_sells_now_and_then() -> None:
-    dates = pd.date_range("2022-12-01", "2023-12-09")
+    dates = pd.date_range("2022-12-05", "2023-12-05")
     units = (np.arange(len(dates)) % 2).astype(float)
     units[(dates.month == 12) & (dates.day == 5)] = 0.0
     assert not from_frame(table(dates, units)).frame["closed"].any()
+
+
+def test_more_than_a_year_without_a_row_is_no_run_of_zeros() -> None:
+    days = pd.to_datetime(["2021-01-01", "2021-08-01", "2022-03-01", "2023-06-01", "2023-09-01"])
+    frame = from_frame(table(days), freq="D").frame.set_index("ds")
+    assert frame.loc["2021-04-01", "y"] == 0
+    assert frame.loc["2022-04-01":"2023-05-01", "y"].isna().all()
+
+
+def test_a_fixed_frequency_is_kept_whatever_the_distances_say() -> None:
+    panel = from_frame(table(pd.to_datetime(["2023-01-04", "2023-02-01"])), freq="D")
+    assert (panel.offset, len(panel.frame)) == ("D", 29)
