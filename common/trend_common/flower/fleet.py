@@ -227,8 +227,10 @@ class Fleet:
                 push_objects(
                     get_all_nested_objects(reply), push_object, object_ids_to_push=set(response.objects_to_push)
                 )
-            except ObjectPushError as error:
-                raise Gone("the server no longer waits for this answer") from error
+            except (ObjectPushError, Gone) as error:
+                # All of an error is in the header, so the server may have taken it before its one object arrived.
+                if not reply.has_error():
+                    raise Gone("the server no longer waits for this answer") from error
 
     @property
     def _node(self) -> Node:

@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class Link:
         certificate, private_key: Of the TLS server (PEM files).
         enrol: Redeems invitations (see :class:`~trend_common.flower.gate.Gate`).
         rate: Limits requests to join.
+        hold: Seconds that a client's request for work is held at most.
 
     Raises:
         UsageError: The address cannot be listened on.
@@ -106,6 +108,7 @@ class Link:
         private_key: Path,
         enrol: EnrolHandler,
         rate: RateLimit | None = None,
+        hold: float = 5.0,
     ) -> None:
         config = SuperLinkLifespanConfig(
             control_address="127.0.0.1:0",
@@ -131,7 +134,10 @@ class Link:
             isolation="process",
             runtime_dependency_install=False,
         )
-        application = create_app(config, _NoLifespan)
+        with warnings.catch_warnings():
+            # Flower's database migrations use an old form of alembic's settings.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            application = create_app(config, _NoLifespan)
         self._state: Any = application.state.linkstate_factory.state()
         self._end_unfinished_runs()
         self._keys: dict[int, bytes] = {
@@ -139,7 +145,7 @@ class Link:
             for node in self._state.get_node_info()
             if node.status != NodeStatus.UNREGISTERED
         }
-        self._bell = Bell()
+        self._bell = Bell(hold)
         self._known = set(self._keys.values())
         gate = Gate(application, enrol, self._known.__contains__, self._bell, rate=rate)
         self._socket = _listen(host, port)

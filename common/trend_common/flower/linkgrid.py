@@ -77,6 +77,7 @@ class LinkGrid(RoundGrid):
         for message in messages:
             # Flower closes an upload session with its last object, so each message has its own.
             session = self._state.start_session(run_id)
+            message.metadata.__dict__.update(_run_id=run_id, _src_node_id=SUPERLINK_NODE_ID, _message_id="")
             with no_object_id_recompute():
                 identity = message.object_id
                 message.metadata.__dict__["_message_id"] = identity

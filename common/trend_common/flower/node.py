@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.task_identity import TaskIdentity
 
 from trend_common.errors import ConnectionFailure
 from trend_common.files import write_json
@@ -256,7 +255,6 @@ class _Worker:
             return _error_reply(stub), event
         self._on_event(NodeEvent("received", f"The server asks: {action}.", action=action))
         node_id = self._fleet.node_id or 0
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 0
         context = self._contexts.setdefault(run_id, Context(run_id, node_id, {}, RecordDict(), {}))
         started = time.monotonic()
         try:
