@@ -39,7 +39,9 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sales_frame(n_products: int = 6, n_stores: int = 2, steps: int = 140, freq: str = "D", seed: int = 0) -> pd.DataFrame:
+def sales_frame(
+    n_products: int = 6, n_stores: int = 2, steps: int = 140, freq: str = "D", seed: int = 0
+) -> pd.DataFrame:
     """Long sales with weekly seasonality, promotions and prices."""
     rng = np.random.default_rng(seed)
     dates = pd.date_range("2024-01-01", periods=steps, freq={"D": "D", "W": "W-MON", "M": "MS"}[freq])

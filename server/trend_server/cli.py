@@ -258,3 +258,7 @@ def _last_address(path: Path) -> str:
 
 
 main = run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,8 @@ __all__ = ["demo"]
 
 _COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+_DRAWN: Final = re.compile(r"^\s*[┏┃┡│└╭╰]")
+"""Lines of the processes' own tables; they are in the logs, and the summary has its own."""
 _MARKER: Final = ".trend-demo"
 _SHOWN: Final = ("seasonal-naive", "auto-ets", "zero-shot", "shared", "personal", "chosen")
 
@@ -65,7 +67,7 @@ def demo(
     for path in files:
         invite = out / "invites" / f"{path.stem}.json"
         invite.parent.mkdir(parents=True, exist_ok=True)
-        _run("trend-server", "invite", path.stem, "--out", str(invite), "--server", address, *common)
+        _run("trend-server", "invite", path.stem, "--out", str(invite), "--address", address, *common)
         invites.append(invite)
     processes = _Processes(out / "logs")
     try:
@@ -155,7 +157,7 @@ class _Processes:
                 text = _ANSI.sub("", line).rstrip()
                 log.write(text + "\n")
                 log.flush()
-                if text.strip():
+                if text.strip() and not _DRAWN.match(text):
                     self._tails[label] = [*self._tails[label][-14:], text]
                     console.print(f"[{colour}]{label:>14}[/] {escape(text)}", soft_wrap=True)
 

@@ -26,9 +26,7 @@ def backbone(tiny_backbone: Path) -> TrendBackbone:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    context=st.integers(0, 100), horizon=st.integers(1, 56), freq=st.sampled_from("DWM"), rows=st.integers(1, 4)
-)
+@given(context=st.integers(0, 100), horizon=st.integers(1, 56), freq=st.sampled_from("DWM"), rows=st.integers(1, 4))
 def test_any_context_and_horizon_give_ordered_finite_quantiles(
     backbone: TrendBackbone, context: int, horizon: int, freq: str, rows: int
 ) -> None:

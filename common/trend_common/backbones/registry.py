@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
 
 from trend_common.backbones.base import Backbone
 from trend_common.backbones.trend import TrendBackbone
@@ -44,6 +45,7 @@ def load_backbone(name_or_path: str) -> Backbone:
             f"There is no backbone {name_or_path!r}.",
             f"Shipped ones are {', '.join(SHIPPED)}; or name a folder with config.json and model.safetensors.",
         )
+    transformers_logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type != "trend":
         raise UsageError(
