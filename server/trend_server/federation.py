@@ -19,7 +19,7 @@ from flwr.app import RecordDict
 from trend_common.errors import ConnectionFailure, Declined, PolicyError
 from trend_common.flower.grid import RoundGrid
 from trend_common.flower.records import pack
-from trend_common.protocol import ACTION_ADOPT, ACTION_TRAIN, AdoptOrder, FederationPlan, TrainOrder
+from trend_common.protocol import ACTION_ADOPT, ACTION_DESCRIBE, ACTION_TRAIN, AdoptOrder, FederationPlan, TrainOrder
 from trend_common.tensors import Tensors, check_tensors, tensors_sha256, total_norm
 from trend_server.checkpoints import Checkpoint, MemoryStore, RoundRecord, Store
 from trend_server.desk import Answer, Desk, EventKind, FederationEvent
@@ -233,7 +233,7 @@ class Federation:
             for _ in self.desk.look():
                 pass  # nothing is open but the plan
             accepted = self.desk.accepted()
-            pending = {n for n in self.desk.online if self.desk.members[n].answer is None}
+            pending = self.desk.outstanding(ACTION_DESCRIBE)
             if len(accepted) >= self.settings.min_clients and not (pending and time.monotonic() < since + 1.0):
                 # Whoever is just reading the plan gets a second before the round opens without him.
                 return accepted
@@ -242,7 +242,7 @@ class Federation:
                 self._tell("waiting", f"Waiting for clients: {told} of {self.settings.min_clients} have accepted.")
             if not pending:
                 self._lose_patience(since, len(accepted))
-            self._grid.wait(self._grid.poll_interval)
+            self._grid.wait(max(self._grid.poll_interval, 0.01))
 
     def _collect(self, one: _Round) -> None:
         """Ask, and take answers until the round may close."""
