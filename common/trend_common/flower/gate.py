@@ -29,12 +29,14 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 EnrolHandler = Callable[[bytes], tuple[int, dict[str, str]]]
 
 _ACTIVATE: Final = "/v1/fleet/activate-node"
+_DEACTIVATE: Final = "/v1/fleet/deactivate-node"
+_PUSH: Final = "/v1/fleet/push-messages"
 _PULL: Final = "/v1/fleet/pull-messages"
-_UPLOADS: Final = ("/v1/fleet/push-messages", "/v1/fleet/push-object")
+_UPLOADS: Final = (_PUSH, "/v1/fleet/push-object")
 FLEET_PATHS: Final = frozenset(
     {
         _ACTIVATE,
-        "/v1/fleet/deactivate-node",
+        _DEACTIVATE,
         "/v1/fleet/send-node-heartbeat",
         _PULL,
         *_UPLOADS,
@@ -81,12 +83,17 @@ class Bell:
     A client's request for work is held until there is some, or until the hold is over; the round loop sleeps until
     something was uploaded. Only ever a shortcut: a ring that is missed costs a delay, not a message.
 
+    It also lets nobody leave while an answer of theirs lies there: Flower would put an error in the answer's place.
+
     Args:
         hold: Seconds that a request for work is held at most; well below the time-outs of proxies.
+        leave: Seconds that a goodbye is held at most.
     """
 
-    def __init__(self, hold: float = 5.0) -> None:
+    def __init__(self, hold: float = 5.0, leave: float = 3.0) -> None:
         self._hold = hold
+        self._leave = leave
+        self._untaken: Counter[bytes] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[bytes, asyncio.Event] = {}
         self._work: Counter[bytes] = Counter()
@@ -123,6 +130,24 @@ class Bell:
             if self._waiting.get(key) is event:
                 del self._waiting[key]
         self._take(key)
+
+    def answered(self, key: bytes) -> None:
+        """Say that a client's answer lies there."""
+        with self._lock:
+            self._untaken[key] += 1
+
+    def took(self, key: bytes) -> None:
+        """Say that the round loop has taken an answer; from any thread."""
+        with self._lock:
+            self._untaken[key] = max(0, self._untaken[key] - 1)
+
+    async def all_taken(self, key: bytes) -> None:
+        """Return when no answer of this client lies there, or when the wait is over."""
+        end = time.monotonic() + self._leave
+        while self._untaken[key] > 0 and not self._closed and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        with self._lock:
+            del self._untaken[key]
 
     def uploaded(self) -> None:
         """Say that a client has sent something."""
@@ -213,8 +238,11 @@ class Gate:
             # Flower answers a stranger and a session that did not end cleanly alike; a person needs to know which.
             await _answer_json(send, 403, {"code": "unknown-key"})
             return
-        if path == _PULL and self._knows_key(key):
+        known = self._knows_key(key)
+        if path == _PULL and known:
             await self._bell.work(key)
+        elif path == _DEACTIVATE and known:
+            await self._bell.all_taken(key)
         started = False
         received = 0
 
@@ -228,6 +256,8 @@ class Gate:
 
         async def watched(event: Event) -> None:
             nonlocal started
+            if path == _PUSH and known and not started and event.get("status") == 200:
+                self._bell.answered(key)
             started = True
             await send(event)
 

@@ -101,6 +101,7 @@ class LinkGrid(RoundGrid):
         for reply in self._state.get_message_res(message_ids=set(wanted), run_id=self._run.run_id):
             if reply.has_error():
                 self.withdraw([reply.metadata.reply_to_message_id])
+                self._took(reply)
                 yield reply
                 continue
             try:
@@ -143,6 +144,7 @@ class LinkGrid(RoundGrid):
 
     def _inflate(self, identity: str, reply: Message, contents: dict[str, bytes]) -> Message:
         self.withdraw([reply.metadata.reply_to_message_id])
+        self._took(reply)
         self._state.object_store.delete(identity)
         try:
             message = inflate_object_from_contents(identity, contents)
@@ -154,7 +156,13 @@ class LinkGrid(RoundGrid):
         message.metadata.__dict__["_message_id"] = identity
         return message
 
+    def _took(self, reply: Message) -> None:
+        key = self._keys.get(reply.metadata.src_node_id)
+        if key is not None:
+            self._bell.took(key)
+
     def _lost(self, reply: Message) -> Message:
+        self._took(reply)
         self.withdraw([reply.metadata.reply_to_message_id])
         reply.__dict__["_content"] = None
         reply.__dict__["_error"] = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "The answer did not arrive in full.")

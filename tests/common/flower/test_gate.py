@@ -173,3 +173,27 @@ def test_an_upload_wakes_the_round_loop() -> None:
     assert bell._uploaded.is_set()
     bell.wait_for_upload(5.0)
     assert not bell._uploaded.is_set()
+
+
+def test_nobody_leaves_while_an_answer_of_theirs_lies_there() -> None:
+    async def scenario() -> tuple[float, float, float]:
+        bell = Bell(leave=0.6)
+        gate = Gate(Inner(), lambda body: (200, {}), lambda key: True, bell)
+        loop = asyncio.get_running_loop()
+        spent = []
+        for taken in (True, False, None):
+            if taken is not None:
+                await request(gate, "/v1/fleet/push-messages")
+            started = loop.time()
+            leaving = asyncio.create_task(request(gate, "/v1/fleet/deactivate-node"))
+            await asyncio.sleep(0.15)
+            if taken:
+                bell.took(KEY)
+            assert (await leaving)[0] == 200
+            spent.append(loop.time() - started)
+        return spent[0], spent[1], spent[2]
+
+    taken, never, nothing = asyncio.run(scenario())
+    assert 0.15 <= taken < 0.5
+    assert never >= 0.6
+    assert nothing < 0.3

@@ -152,6 +152,37 @@ def test_tensors_go_there_and_back(tmp_path: Path, tls: Certificates) -> None:
     assert client.kinds() == ["online", "received", "answered", "received", "answered", "stopped"]
 
 
+def test_an_answer_is_not_lost_when_the_client_leaves_right_after_it(tmp_path: Path, tls: Certificates) -> None:
+    """Flower reports a client that is offline instead of the answer that it left."""
+    with link_at(tmp_path, tls) as link:
+        client = Client(tmp_path, tls, ClientApp())
+
+        def last(message: Message) -> Message:
+            client.stop.set()
+            return echo(message)
+
+        client._app = adopting(last)
+        link.register(client.key.public_key(), "one")
+        client.start(link.port)
+        answers: list[Message] = []
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: LinkGrid, _: Context) -> None:
+            _until(lambda: bool(grid.presence()))
+            (node,) = grid.presence()
+            ids = list(grid.push_messages([Message(pack(ORDER, {"x": np.ones(1, np.float32)}), node, "query.adopt")]))
+            time.sleep(1.5)  # the server is busy while the client answers and leaves
+            end = time.monotonic() + 10
+            while not answers and time.monotonic() < end:
+                answers.extend(grid.pull_messages(ids))
+                time.sleep(0.05)
+
+        link.run(app)
+        client.end()
+    assert not answers[0].has_error(), answers[0].error
+
+
 def test_no_word_of_an_error_reaches_the_server(tmp_path: Path, tls: Certificates) -> None:
     def fail(_: Message) -> Message:
         raise ValueError(SECRET)
