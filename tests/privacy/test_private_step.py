@@ -373,6 +373,30 @@ def test_each_step_takes_its_own_noise() -> None:
     assert not noise_is_right(changes, one * steps, 1.0, 1)
 
 
+def test_each_step_draws_its_own_sample() -> None:
+    """One sample for all steps, or every unit in each, is not the mechanism that the ledger charges."""
+    data, model, drawn = torch.zeros(200, 1, D), Linear(), list[tuple[int, ...]]()
+
+    def losses(units: NDArray[np.int64]) -> Tensor:
+        drawn.append(tuple(units.tolist()))
+        return losses_of(model, data)(units)
+
+    private_update(
+        model,
+        losses,
+        steps=20,
+        learning_rate=1.0,
+        n_units=200,
+        windows_per_series=1,
+        bucket=BucketPlan(q=0.25, noise_multiplier=1, expected_batch=50),
+        clip=1.0,
+        generator=SecureGenerator(),
+        chunk=200,
+    )
+    assert len(set(drawn)) == 20
+    assert abs(sum(map(len, drawn)) - 1000) < 6 * np.sqrt(4000 * 0.25 * 0.75)
+
+
 def test_an_error_puts_the_weights_back() -> None:
     model, calls = Linear(), [0]
     before = model.layer.weight.detach().clone()
