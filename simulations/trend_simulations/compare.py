@@ -116,7 +116,7 @@ class Comparison:
         }
 
     def _means(self, name: str) -> dict[str, Any]:
-        means = {measure: _number(np.nanmean(self.values(name, measure))) for measure in MEASURES}
+        means = {measure: _number(float(np.nanmean(self.values(name, measure)))) for measure in MEASURES}
         return {**means, "relative": {m: _number(self.interval(name, m).mean) for m in RELATIVE}}
 
     def _client(self, index: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +11,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trend_client.app import make_app
 from trend_client.engine import Engine
 from trend_client.home import ClientHome
 from trend_client.session import ClientSession, SessionEvent
 from trend_common import adapters
-from trend_common.errors import Declined, PolicyError
-from trend_common.flower.records import tensors_from_bytes
+from trend_common.errors import Declined
+from trend_common.flower.inprocess import InProcessGrid
 from trend_common.privacy.ledger import Ledger
 from trend_common.privacy.plan import make_privacy_plan, signal_to_noise
 from trend_common.privacy.policy import Policy
 from trend_common.protocol import FederationPlan, TrainOrder, TrainReply
-from trend_common.tensors import Tensors, decode_int8, tensors_sha256
+from trend_common.tensors import Tensors
+from trend_server.desk import FederationEvent
+from trend_server.federation import LoopSettings, federate
 from trend_simulations.cases import Adapter
 from trend_simulations.settings import DpRecipe, PlainRecipe, Settings
 from trend_simulations.sources import Retailer
@@ -90,7 +94,7 @@ class Outcome:
     bytes_up: int = 0
     seconds: float = 0.0
     training: float = 0.0
-    signal_to_noise: float = float("inf")
+    signal_to_noise: float = math.inf
 
 
 def announce(
@@ -196,57 +200,41 @@ def federate_in_process(
     server_lr: float,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Play the whole federation; see :class:`Outcome`.
+    """Play the whole federation: the server's own loop asks the clients' own apps, over a grid without a network.
 
     Raises:
         Declined: A client did not accept the plan, with its reason.
     """
     plan, started = announced.plan, time.perf_counter()
-    for member in joined:
-        if member.session.describe(plan, dict(announced.frozen)).answer != "accepted":
-            raise Declined(f"{member.name} declined: {member.session.declined}")
-    shared = dict(announced.initial)
-    first = {name: np.zeros_like(value) for name, value in shared.items()}
-    second = {name: np.zeros_like(value) for name, value in shared.items()}
-    for number in range(1, plan.rounds + 1):
-        order = TrainOrder(
-            federation=plan.federation,
-            round=number,
-            plan_sha256=plan.sha256(),
-            adapter_sha256=tensors_sha256(shared),
-        )
-        total = {name: np.zeros_like(value, dtype=np.float64) for name, value in shared.items()}
-        for member in joined:
-            _, payload = member.session.train(order, dict(shared))
-            if payload is None:
-                raise PolicyError(f"{member.name} refused round {number}.", "")
-            sent = tensors_from_bytes(payload)
-            delta = decode_int8(sent, plan.adapter.tensors) if plan.wire == "int8" else sent
-            for name, value in delta.items():
-                total[name] += value
-        for name, value in total.items():
-            mean = (value / len(joined)).astype(np.float32)
-            if plan.update == "weights":
-                shared[name] = shared[name] + mean
-                continue
-            first[name] = 0.9 * first[name] + 0.1 * mean
-            second[name] = 0.99 * second[name] + 0.01 * mean * mean
-            step = (first[name] / (1 - 0.9**number)) / (np.sqrt(second[name] / (1 - 0.99**number)) + 1e-8)
-            shared[name] = (shared[name] - server_lr * step).astype(np.float32)
-        on_round(number)
+    apps = {number: make_app(member.session) for number, member in enumerate(joined, 1)}
+
+    def hear(event: FederationEvent) -> None:
+        if event.kind == "declined":
+            _complain(joined)
+        if event.kind == "closed":
+            on_round(event.round)
+
+    settings = LoopSettings(
+        min_clients=len(joined),
+        round_timeout=None,
+        patience=0.0,
+        optimiser="adam" if plan.update == "gradient" else "none",
+        learning_rate=server_lr,
+        adopt_timeout=0.0,
+    )
+    with InProcessGrid(lambda node: apps[node], sorted(apps)) as grid:
+        result = federate(grid, plan, announced.initial, announced.frozen, settings, events=hear)
     clocks = [member.session.clock for member in joined]
-    ratio = float("inf")
+    ratio = math.inf
     if plan.privacy is not None:
-        units = np.mean([member.session.panel.n_series for member in joined])
+        # Known from public numbers up to the retailers' sizes, which a simulation knows.
+        units = round(float(np.mean([member.session.panel.n_series for member in joined])))
+        sigma = plan.privacy.buckets["S"].noise_multiplier
         ratio = signal_to_noise(
-            sigma=plan.privacy.buckets["S"].noise_multiplier,
-            steps=plan.rounds,
-            units=round(float(units)),
-            clients=len(joined),
-            parameters=plan.adapter.parameters,
+            sigma=sigma, steps=plan.rounds, units=units, clients=len(joined), parameters=plan.adapter.parameters
         )
     return Outcome(
-        adapter=Adapter(plan.adapter, announced.frozen, shared),
+        adapter=Adapter(plan.adapter, announced.frozen, result.adapter),
         plan=plan,
         spent={member.name: member.ledger.spent() for member in joined} if plan.privacy else {},
         bytes_up=max(clock.payload for clock in clocks),
@@ -254,3 +242,9 @@ def federate_in_process(
         training=sum(clock.training for clock in clocks),
         signal_to_noise=ratio,
     )
+
+
+def _complain(joined: Sequence[Member]) -> None:
+    for member in joined:
+        if member.session.declined is not None:
+            raise Declined(f"{member.name} declined: {member.session.declined}")

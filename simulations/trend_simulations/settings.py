@@ -151,6 +151,7 @@ class Settings:
         rank: int | None = None,
         windows_per_series: int | None = None,
         server_lr: float | None = None,
+        threads: int = 1,
     ) -> Settings:
         """The defaults for a frequency, with what was asked for put in their place.
 
@@ -186,4 +187,5 @@ class Settings:
             backbone=backbone,
             dp=dp,
             plain=tuple(plain),
+            threads=threads,
         )

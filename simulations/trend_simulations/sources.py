@@ -44,11 +44,13 @@ def fingerprint(panel: SalesPanel) -> str:
     return digest.hexdigest()
 
 
-def synthetic(n: int, *, seed: int, freq: Literal["D", "W"] = "D", days: int = 730) -> list[Retailer]:
+def synthetic(
+    n: int, *, seed: int, freq: Literal["D", "W"] = "D", days: int = 730, sizes: tuple[int, int] = (20, 80)
+) -> list[Retailer]:
     """``n`` synthetic retailers of one market, read as their own files would be."""
     from trend_simulations.retailers import make_retailers
 
-    made = make_retailers(n, seed=seed, freq=freq, days=days)
+    made = make_retailers(n, seed=seed, freq=freq, days=days, series=sizes)
     return [Retailer(one.name, from_frame(one.frame, freq=freq, name=one.name)) for one in made]
 
 

@@ -163,10 +163,8 @@ def test_three_clients_join_train_adopt_and_strangers_stay_out(federation: Feder
         assert "http://" not in report.replace("http://www.w3.org", "")
         kinds = [record["kind"] for record in federation.ledger(name)]
         assert kinds == ["accept", *["reserve", "seal", "sent"] * ROUNDS, "close"]
-    adopted = {
-        json.loads((federation.home(n) / "federations/federation-1/shared.json").read_text())["adapter_sha256"]
-        for n in names
-    }
+    folders = [federation.home(name) / "federations" / "federation-1" for name in names]
+    adopted = {json.loads((folder / "shared.json").read_text())["adapter_sha256"] for folder in folders}
     assert len(adopted) == 1
 
     # The list of messages is the whole list, and offline commands still work with the server gone.
@@ -184,7 +182,7 @@ def test_three_clients_join_train_adopt_and_strangers_stay_out(federation: Feder
 
 
 def test_who_is_refused_and_with_which_exit_code(federation: Federation) -> None:
-    federation.server(minimum=1, rounds=50)
+    federation.server(minimum=2)  # one client alone never starts a round
     good = federation.invite("good")
     first = federation.client("good", good)
     federation.wait_for(lambda: "accepted" in federation.log("good").lower(), 90, "The first join")

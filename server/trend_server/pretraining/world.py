@@ -180,9 +180,8 @@ class World:
             signal += self._on(0.15, b) * self._normal(b, 1) * 0.6 * (t > self._rand(b, 1))
         coloured = self._coloured(b, steps)
         noise_only = self._on(0.12, b)
-        strength = torch.where(
-            noise_only > 0, self._uniform(0.2, 0.9, b), self._on(0.7, b) * self._uniform(0.02, 0.45, b)
-        )
+        quiet = self._on(0.7, b) * torch.exp(self._uniform(math.log(0.01), math.log(0.5), b))
+        strength = torch.where(noise_only > 0, self._uniform(0.2, 0.9, b), quiet)
         return signal * (1 - noise_only) + coloured * strength, noise_only
 
     def _yearly_profile(self, b: int, freq: str) -> Tensor:
@@ -276,7 +275,7 @@ class World:
         mean = torch.where(kind < 5, rate, rate * gamma)
         mean = torch.where((kind >= 11) & (kind < 14), mean * (self._rand(b, steps) < occurs), mean).clamp(max=1e6)
         counts = torch.poisson(mean, generator=self.generator)
-        log_noise = self._uniform(0.01, 0.3, b) * self._normal(b, steps)
+        log_noise = torch.exp(self._uniform(math.log(0.01), math.log(0.4), b)) * self._normal(b, steps)
         log_noise = log_noise * (1 + 2 * (self._rand(b, steps) < 0.02 * self._on(0.4, b)))
         values = torch.where(kind >= 14, rate * torch.exp(log_noise), counts)
         values = torch.where((kind >= 14) & (self._on(0.3, b) > 0), torch.round(values), values)

@@ -1,0 +1,141 @@
+"""One private federation of simulated retailers, and what each of them is left with."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from trend_client.backtest import Backtest, backtest, baseline_forecasters
+from trend_client.engine import Engine
+from trend_client.gate import CHOSEN
+from trend_common import __version__
+from trend_common.errors import DataError
+from trend_simulations.compare import Watch
+from trend_simulations.federation import Outcome, announce, federate_in_process, members
+from trend_simulations.settings import Settings
+from trend_simulations.sources import Retailer, fingerprint
+
+__all__ = ["Played", "play", "played_table"]
+
+_SHOWN = ("seasonal-naive", "same-phase-mean", "zero-shot", "shared", CHOSEN)
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """A federation's outcome and each retailer's own backtest of it."""
+
+    settings: Settings
+    retailers: Sequence[Retailer]
+    outcome: Outcome
+    backtests: Sequence[Backtest]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        privacy = self.outcome.plan.privacy
+        assert privacy is not None
+        return {
+            "schema": 1,
+            "version": __version__,
+            "command": "trend-sim",
+            "freq": self.settings.freq,
+            "horizon": self.settings.horizon,
+            "backbone": self.settings.backbone,
+            "clients": [
+                {
+                    "name": one.name,
+                    "series": one.series,
+                    "epsilon_spent": round(self.outcome.spent[one.name], 6),
+                    "backtest": found.to_json(),
+                }
+                for one, found in zip(self.retailers, self.backtests, strict=True)
+            ],
+            "privacy": {
+                "epsilon": round(privacy.epsilon, 6),
+                "delta": privacy.delta,
+                "unit": privacy.unit,
+                "noise_multiplier": privacy.buckets["S"].noise_multiplier,
+                "signal_to_noise": round(self.outcome.signal_to_noise, 6),
+            },
+            "bytes_up_per_client_round": {"federated-dp": self.outcome.bytes_up},
+            "seconds": {
+                "total": round(self.seconds, 2),
+                "training": round(self.outcome.training, 2),
+                "overhead": round(self.outcome.seconds - self.outcome.training, 2),
+            },
+            "data": [
+                {"name": one.name, "series": one.series, "fingerprint": fingerprint(one.panel)}
+                for one in self.retailers
+            ],
+            "seeds": list(self.settings.seeds[:1]),
+        }
+
+
+def play(retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | None = None) -> Played:
+    """Play one private federation with the first of the settings' seeds.
+
+    Every retailer has its own policy and ledger, in a home that is thrown away at the end.
+
+    Raises:
+        DataError: A retailer cannot be scored.
+        Declined: A retailer's client did not accept the plan.
+    """
+    watch, started = watch or Watch(), time.perf_counter()
+    engine = Engine(settings.backbone, device="cpu")
+    announced = announce(engine, settings, settings.dp, name="simulation", seed=settings.seeds[0])
+    with tempfile.TemporaryDirectory(prefix="trend-sim-") as folder:
+        joined = members(retailers, engine, announced.plan, Path(folder), seed=settings.seeds[0])
+        watch.stage(f"{len(retailers)} retailers, {settings.dp.rounds} private rounds", settings.dp.rounds)
+        try:
+            outcome = federate_in_process(
+                joined, announced, server_lr=settings.dp.server_lr, on_round=lambda number: watch.step(number)
+            )
+        finally:
+            for member in joined:
+                member.ledger.close()
+    watch.stage("each retailer tests it on its own sales", len(retailers))
+    outcome.adapter.put_on(engine)
+    forecasters = {
+        **baseline_forecasters(("seasonal-naive", "same-phase-mean")),
+        "zero-shot": engine.forecaster(None, context=settings.context),
+        "shared": engine.forecaster(outcome.adapter.tensors, context=settings.context),
+    }
+    kept, found = [], []
+    for done, one in enumerate(retailers, 1):
+        try:
+            found.append(backtest(one.panel, settings.horizon, forecasters))
+            kept.append(one)
+        except DataError as error:
+            watch.say(f"{one.name} cannot be tested: {error.message}")
+        watch.step(done)
+    if not kept:
+        raise DataError("No retailer can be tested.", "Use a shorter --horizon or more history.")
+    return Played(settings, kept, outcome, found, time.perf_counter() - started)
+
+
+def played_table(result: Played) -> Table:
+    """What each retailer gets: scaled quantile losses on the test window, ε spent, and its own verdict."""
+    table = Table(
+        title=f"Scaled quantile loss on the last {result.settings.horizon} steps, lower is better",
+        title_justify="left",
+    )
+    table.add_column("retailer", no_wrap=True)
+    table.add_column("series", justify="right")
+    for name in _SHOWN:
+        table.add_column("chosen per product" if name == CHOSEN else name, justify="right")
+    table.add_column("against the old method")
+    table.add_column("ε spent", justify="right")
+    for one, found in zip(result.retailers, result.backtests, strict=True):
+        scores = {name: found.methods[name].test["sql"] for name in _SHOWN}
+        best = min(scores.values())
+        cells = [f"[bold green]{value:.3f}[/]" if value == best else f"{value:.3f}" for value in scores.values()]
+        gain = found.test_gain
+        told = f"{abs(gain.relative):.1%} {'lower' if gain.relative > 0 else 'higher'} ({gain.outcome})"
+        table.add_row(one.name, str(one.series), *cells, told, f"{result.outcome.spent[one.name]:.2f}")
+    return table
