@@ -273,6 +273,7 @@ def test_a_client_that_started_anew_is_asked_again_in_the_same_round() -> None:
     settings = LoopSettings(min_clients=2, round_timeout=None, patience=5.0, optimiser="sgd", learning_rate=1.0)
     result = play(clients, grid=grid, settings=settings, events=Watch())
     assert [record.participants for record in result.history] == [2, 2, 2]
+    assert result.history[0].seconds < 0.9, "it is asked at once, not after the pause for clients that fail"
     assert clients[1].asked == ["describe", "describe", "train 1", "train 2", "train 3", "adopt"]
     assert clients[0].asked == ["describe", "train 1", "train 2", "train 3", "adopt"]
 
