@@ -50,9 +50,9 @@ ACTION_TRAIN = "train"
 ACTION_ADOPT = "query.adopt"
 
 BODY_KEY = "body"
-"""Name of the ConfigRecord with one string entry, also named ``body``: the model as canonical JSON."""
+"""Name of the one ConfigRecord, and of its entry with the model as canonical JSON."""
 ARRAYS_KEY = "tensors"
-"""Name of the ArrayRecord beside it (the frozen tensors, the shared adapter, or the delta)."""
+"""Name of the entry beside it with the bytes of a safetensors file: frozen tensors, shared adapter, or delta."""
 
 Model = TypeVar("Model", bound="WireModel")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

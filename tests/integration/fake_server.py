@@ -73,6 +73,7 @@ def main() -> int:
                 host="127.0.0.1",
                 port=int(port),
                 exit_when_done=True,
+                adopt_timeout=8.0,
                 json_path=Path(out),
                 plan_of=tiny_plan,
             )
