@@ -44,7 +44,8 @@ PHASES: Final = {"D": 8, "W": 8, "M": 4}
 MAX_HISTORY: Final = {"D": 364, "W": 208, "M": 120}
 """Steps of history that AutoETS and AutoTheta look at: a year of days, four of weeks, ten of months.
 
-Neither models the year in daily data (their season is the week), and a second year made both four times slower and no better.
+Neither models the year in daily data (their season is the week), and a second year made both four times slower and
+no better.
 """
 
 _RUNAWAY: Final = 10.0

@@ -65,7 +65,8 @@ def calendar_features(dates: pd.DatetimeIndex, freq: str) -> NDArray[np.float32]
     columns = [wave(k * week) * daily for k in (1, 2, 3) for wave in (np.sin, np.cos)]
     columns += [wave(k * year) for k in (1, 2) for wave in (np.sin, np.cos)]
     columns += [wave(month) * daily for wave in (np.sin, np.cos)]
-    return np.stack(columns, axis=-1).astype(np.float32)
+    stacked: NDArray[np.float32] = np.stack(columns, axis=-1).astype(np.float32)
+    return stacked
 
 
 def holiday_lead(holiday: NDArray[np.floating], freq: str) -> NDArray[np.float32]:

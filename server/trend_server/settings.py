@@ -65,7 +65,7 @@ class ServerSettings(BaseModel):
     private: bool = True
     epsilon: float = Field(4.0, gt=0, le=1e4)
     delta: float = Field(1e-5, gt=0, lt=1)
-    clip: float = Field(0.1, gt=0, le=1e4)
+    clip: float = Field(0.02, gt=0, le=1e4)
     unit: Literal["series", "product", "store"] = "series"
     buckets: dict[Literal["S", "M", "L"], Bucket] = Field(
         default={
@@ -79,7 +79,7 @@ class ServerSettings(BaseModel):
     aggregation: Literal["mean", "trimmed-mean", "median"] = "mean"
     trim: float = Field(0.2, ge=0, lt=0.5)
     optimiser: Literal["auto", "adam", "sgd", "none"] = "auto"
-    learning_rate: float = Field(1e-3, gt=0, le=10)
+    learning_rate: float = Field(2e-3, gt=0, le=10)
     betas: tuple[float, float] = (0.9, 0.99)
 
     @model_validator(mode="after")
@@ -131,14 +131,14 @@ _DEFAULT_TOML = """\
 # aggregation = "mean"            # mean, trimmed-mean or median
 # trim = 0.2                      # share cut at each end by trimmed-mean
 # optimiser = "auto"              # adam, sgd, none; auto is adam for gradients and none for weights
-# learning_rate = 0.001
+# learning_rate = 0.002
 # betas = [0.9, 0.99]
 
 # Differential privacy, for each unit over the whole federation. Each client checks it against its own policy.
 # private = true                  # false only in rehearsals: clients refuse it by default
 # epsilon = 4.0
 # delta = 1e-5
-# clip = 0.1                      # largest norm of one unit's gradient
+# clip = 0.02                     # largest norm of one unit's gradient
 # unit = "series"                 # series, product or store
 # wire = "int8"                   # int8 after the noise, or float32
 
