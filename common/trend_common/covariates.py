@@ -80,7 +80,7 @@ def holiday_lead(holiday: NDArray[np.floating], freq: str) -> NDArray[np.float32
         [..., T] in [0, 1].
     """
     marked = (np.nan_to_num(holiday) > 0).astype(np.float32)
-    lead = marked.copy()
+    lead: NDArray[np.float32] = marked.copy()
     days = _STEP_DAYS[freq]
     for ahead in range(1, int(_LEAD_DAYS / days) + 1):
         weight = np.float32(np.exp(-ahead * days / 3.0))
