@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from trend_common import __version__
 from trend_common.console import console, run_app, stderr
@@ -22,11 +24,30 @@ __all__ = ["app", "main"]
 
 Freq = Literal["D", "W", "M"]
 
+
+class _Spread(TyperGroup):
+    """Takes ``--data a.csv b.csv`` for ``--data a.csv --data b.csv``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        spread: list[str] = []
+        files = 0
+        for word in args:
+            files = 0 if word.startswith("-") else files + bool(files)
+            if files > 2 and word not in self.commands:
+                spread.append("--data")
+            spread.append(word)
+            if word == "--data":
+                files = 1
+        return super().parse_args(ctx, spread)
+
+
 app = typer.Typer(
     name="trend-sim",
+    cls=_Spread,
     help="Rehearse a federation on one machine.",
     epilog="Without a command and with --compare, arms are scored against one another; without either, one private "
-    "federation is played. Several files: --data a.csv --data b.csv.",
+    "federation is played. Several files: --data a.csv b.csv.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -103,6 +124,8 @@ def root(
     if write_data:
         _write_data(out, data, retailers or 3, step or "D", _sizes(sizes), market)
         return
+    if out is not None:
+        raise UsageError("--out is for --write-data.", "Results go to the file that --json names.")
     found = _retailers(data or [], split_by, group_stores, retailers, step, _sizes(sizes), market)
     from trend_simulations.settings import Settings
 

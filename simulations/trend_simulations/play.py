@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from trend_client.backtest import Backtest, backtest, baseline_forecasters
+from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
 from trend_client.engine import Engine
 from trend_client.gate import CHOSEN
 from trend_common import __version__
@@ -101,7 +101,7 @@ def play(retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | No
                 member.ledger.close()
     watch.stage("each retailer tests it on its own sales", len(retailers))
     outcome.adapter.put_on(engine)
-    forecasters = {
+    forecasters: dict[str, Forecaster] = {
         **baseline_forecasters(("seasonal-naive", "same-phase-mean")),
         "zero-shot": engine.forecaster(None, context=settings.context),
         "shared": engine.forecaster(outcome.adapter.tensors, context=settings.context),
