@@ -30,8 +30,8 @@ _UNITS = (3, 5)
 _PARITY = 1e-4
 _INDEPENDENCE = 1e-5
 _FLOOR = 0.1
-"""Part of the whole gradient's norm that is added to a layer's own: a layer whose gradient is a thousandth of the whole
-carries float32 rounding of the same size as its neighbours, and is no less right for it."""
+"""Part of the whole gradient's norm that is added to a layer's own: a layer whose gradient is a thousandth of the
+whole carries float32 rounding of the same size as its neighbours, and is no less right for it."""
 _STEPS = 3
 _STEP_SIZE = 1e-2
 
