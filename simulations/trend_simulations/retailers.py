@@ -191,7 +191,7 @@ class _Range:
 def _range(market: _Market, segment: str, wanted: int, rng: np.random.Generator) -> _Range:
     mine = np.flatnonzero(np.isin(market.category, [market.names.index(c) for c in SEGMENTS[segment]]))
     # Popular products are listed by most retailers, so alike retailers overlap.
-    draw = market.quality[mine] + rng.gumbel(0, 0.8, len(mine))
+    draw = 2 * market.quality[mine] + rng.gumbel(0, 0.6, len(mine))
     products = np.sort(mine[np.argsort(-draw)[: min(wanted, len(mine))]])
     n, kinds, steps = len(products), market.category[products], len(market.dates)
 
