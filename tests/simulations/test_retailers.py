@@ -60,7 +60,7 @@ def test_retailers_differ_in_size_shops_levels_promotion_and_opening_days(nine: 
 def test_alike_retailers_share_products_and_unlike_ones_few(nine: list[SyntheticRetailer]) -> None:
     products = {one.name: set(one.frame["product"]) for one in nine}
     alike = products["grocer-1"] & products["grocer-2"]
-    assert len(alike) >= 5
+    assert len(alike) >= min(len(products["grocer-1"]), len(products["grocer-2"])) / 3
     described = {one.name: one.frame.drop_duplicates("product").set_index("product")["description"] for one in nine}
     for code in alike:
         assert described["grocer-1"][code] == described["grocer-2"][code]
@@ -76,14 +76,14 @@ def test_promotions_sell_more_everywhere(nine: list[SyntheticRetailer]) -> None:
 
 
 def test_categories_have_the_same_year_at_all_their_retailers() -> None:
-    months = []
-    for one in make_retailers(6, seed=5, segments=("grocer",), series=(60, 60)):
-        frame = one.frame[one.frame["category"] == "ice cream"]
-        # Centred by shop, so that its own year (which it also has) is not taken for the category's.
-        every = one.frame.groupby(one.frame["date"].dt.month)["units"].sum()
-        months.append((frame.groupby(frame["date"].dt.month)["units"].sum() / every).to_numpy())
-    correlations = np.corrcoef(np.stack(months))
-    assert np.median(correlations[np.triu_indices(6, 1)]) > 0.3
+    years: dict[str, list[np.ndarray]] = {}
+    for one in make_retailers(6, seed=5, segments=("grocer",), series=(90, 90)):
+        # Against the retailer's whole, so that its own year is not taken for the category's.
+        table = one.frame.pivot_table(index=one.frame["date"].dt.month, columns="category", values="units")
+        for category, share in table.div(table.sum(axis=1), axis=0).items():
+            years.setdefault(str(category), []).append(share.to_numpy())
+    agreement = [np.corrcoef(np.stack(rows))[np.triu_indices(len(rows), 1)].mean() for rows in years.values()]
+    assert np.mean(agreement) > 0.3
 
 
 def test_weekly_tables_hold_the_sums_of_the_days() -> None:
