@@ -1,0 +1,131 @@
+"""What a simulation costs beyond the training in it: the whole federation against a bare loop of the same steps.
+
+    python benchmarks/simulation_overhead.py [--retailers 20] [--rounds 5] [--json FILE]
+
+The bare loop computes the same noised gradients of the same retailers on one engine, averages them and takes a step
+of Adam: no messages, no checks, no policy, no ledger, no encoding. The federation is ``trend-sim``'s: the server's
+loop and every client's app. CPU time of both in one process, by turns; "norm" is federation / bare loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trend_client.engine import Engine
+from trend_client.training import TrainingData
+from trend_common import __version__, adapters
+from trend_common.errors import TrendError
+from trend_common.files import write_json
+from trend_common.privacy.noise import SecureGenerator
+from trend_common.privacy.step import private_gradient
+from trend_common.scoring import origins
+from trend_common.tensors import Tensors
+from trend_common.windows import PanelWindows
+from trend_server.strategy.optimiser import Adam
+from trend_simulations.federation import Announced, announce, federate_in_process, members
+from trend_simulations.settings import DpRecipe, Settings
+from trend_simulations.sources import Retailer, synthetic
+
+
+def prepared(retailers: list[Retailer], settings: Settings) -> list[TrainingData]:
+    """What each client trains on; both loops need it, and neither is timed for it."""
+    found = []
+    for one in retailers:
+        windows = PanelWindows(one.panel, context=settings.context)
+        end = windows.step_of(origins(one.panel, settings.horizon).validation)
+        found.append(TrainingData.of(windows, train_end=end, horizon=settings.horizon))
+    return found
+
+
+def bare_loop(engine: Engine, data: list[TrainingData], announced: Announced, server_lr: float) -> Tensors:
+    """The least that computes the same."""
+    plan, shared, optimiser, generator = announced.plan, announced.initial, Adam(server_lr), SecureGenerator()
+    assert plan.privacy is not None
+    engine.install(plan.adapter, announced.frozen)
+    for _ in range(plan.rounds):
+        total: dict[str, NDArray[np.float64]] = {}
+        engine.use(shared)
+        for one in data:
+
+            def losses(units: NDArray[np.int64], one: TrainingData = one) -> torch.Tensor:
+                batch = one.draw(units, plan.windows_per_series, generator.uniform)
+                found: torch.Tensor | None = engine.backbone(batch).loss_per_sample
+                assert found is not None
+                return found
+
+            noised = private_gradient(
+                engine.backbone.core,
+                losses,
+                n_units=one.n_units,
+                windows_per_series=plan.windows_per_series,
+                bucket=plan.privacy.buckets["S"],
+                clip=plan.privacy.clip,
+                generator=generator,
+            )
+            for name, value in noised.items():
+                wire = adapters.wire_name(name)
+                total[wire] = total.get(wire, np.zeros(1)) + value
+        shared = optimiser.step(shared, {k: (v / len(data)).astype(np.float32) for k, v in total.items()})
+    return shared
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backbone", default="trend-small")
+    parser.add_argument("--retailers", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    engine = Engine(options.backbone, device="cpu")
+    settings = Settings.of("D", backbone=options.backbone)
+    recipe = DpRecipe(rounds=options.rounds)
+    retailers = synthetic(options.retailers, seed=0, sizes=(30, 34))
+    data = prepared(retailers, settings)
+    announced = announce(engine, settings, recipe, name="benchmark", seed=0)
+    warm_up = Announced(announced.plan.model_copy(update={"rounds": 1}), announced.initial, announced.frozen)
+    bare_loop(engine, data[:2], warm_up, 1e-3)
+    pairs = []
+    for _ in range(options.repeats):
+        started = time.process_time()
+        bare_loop(engine, data, announced, recipe.server_lr)
+        bare = time.process_time() - started
+        with tempfile.TemporaryDirectory(prefix="trend-bench-") as folder:
+            joined = members(retailers, engine, announced.plan, Path(folder), seed=0)
+            started = time.process_time()
+            federate_in_process(joined, announced, server_lr=recipe.server_lr)
+            pairs.append((bare, time.process_time() - started))
+            for member in joined:
+                member.ledger.close()
+    bare, whole = np.median(np.array(pairs), axis=0)
+    visits = options.retailers * options.rounds
+    result = {
+        "retailers": options.retailers,
+        "rounds": options.rounds,
+        "bare_s": round(float(bare), 3),
+        "federation_s": round(float(whole), 3),
+        "norm": round(float(np.median([b / a for a, b in pairs])), 4),
+        "overhead_ms_per_client_round": round(1000 * float(whole - bare) / visits, 2),
+    }
+    print(json.dumps(result))
+    if options.json:
+        write_json(options.json, {"schema": 1, "version": __version__, "command": "simulation_overhead", **result})
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except TrendError as error:
+        sys.exit(str(error))
