@@ -42,6 +42,7 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
     panel = place.panel()
     if not adapter_only:
         _enough_to_train(place, panel.n_series, policy.check_units)
+        _recommend_bucket(place, panel.n_series, policy.bucket)
     with (
         Ledger(
             place.ledger_path,
@@ -112,6 +113,17 @@ def finish(place: Workplace, *, personal: bool, out: Path | None = None) -> Outc
             country=place.country,
             out=out,
             progress=progress,
+        )
+
+
+def _recommend_bucket(place: Workplace, n_series: int, declared: str) -> None:
+    """Say on this screen which bucket would suit; the policy is a person's to edit, never the program's."""
+    suits = "S" if n_series <= 100 else "M" if n_series <= 500 else "L"
+    if suits != declared:
+        console.print(
+            f"[yellow]Your policy declares the size {declared}; with {n_series} series {suits} would serve you better. "
+            f'You decide: bucket = "{suits}" in {escape(str(place.home.policy_path))}.[/]',
+            soft_wrap=True,
         )
 
 

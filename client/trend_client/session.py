@@ -24,7 +24,7 @@ from trend_common.flower.records import tensors_to_bytes
 from trend_common.panel import SalesPanel
 from trend_common.privacy.ledger import Ledger, Sealed
 from trend_common.privacy.noise import SecureGenerator
-from trend_common.privacy.plan import plan_epsilon
+from trend_common.privacy.plan import norm_bound, plan_epsilon
 from trend_common.privacy.policy import Policy
 from trend_common.privacy.sent import SentLog
 from trend_common.protocol import (
@@ -37,13 +37,15 @@ from trend_common.protocol import (
     WireModel,
 )
 from trend_common.scoring import origins
-from trend_common.tensors import Tensors, check_tensors, encode_int8, tensors_sha256
+from trend_common.tensors import Tensors, check_tensors, encode_int8, tensors_sha256, total_norm
 from trend_common.windows import PanelWindows
 
 __all__ = ["ClientSession", "SessionEvent"]
 
 _LARGEST_VALUE = 1e3
 _PLAIN_BATCH = 32
+_ROUNDING = 0.97
+"""Room below the server's bound for what stochastic rounding adds to a norm."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,8 @@ class ClientSession:
             self.ledger.mark_sent(state)
             return state.payload
         self._say(SessionEvent("training", f"Round {order.round} of {plan.rounds}.", order.round, plan.rounds))
-        delta = check_tensors(self._private_delta(plan, start), plan.adapter.tensors, "the delta")
+        noised = check_tensors(self._private_delta(plan, start), plan.adapter.tensors, "the delta")
+        delta = _within(noised, _ROUNDING * norm_bound(plan, self.policy.bucket))
         encoded = encode_int8(delta, self._generator) if plan.wire == "int8" else delta
         payload = tensors_to_bytes(encoded)
         sealed = self.ledger.seal(state, payload)
@@ -394,3 +397,15 @@ class ClientSession:
             self.ledger.close_federation(order.federation)
             self._say(SessionEvent("finished", f"The federation {order.federation} is over.", order.round))
         return AdoptReply()
+
+
+def _within(delta: Tensors, bound: float) -> Tensors:
+    """``delta`` shortened to the norm that the plan allows for.
+
+    A client with many more series than its declared bucket has would otherwise be refused. This looks at noised
+    values and public numbers alone, so it is post-processing and costs no privacy.
+    """
+    norm = total_norm(delta)
+    if norm <= bound:
+        return delta
+    return {name: (value * np.float32(bound / norm)).astype(np.float32) for name, value in delta.items()}

@@ -43,7 +43,7 @@ class DpRecipe:
 
     rounds: int = 20
     clip: float = 0.02
-    server_lr: float = 2e-3
+    server_lr: float = 0.012
     rank: int = 2
     windows_per_series: int = 4
 

@@ -12,15 +12,15 @@ import pytest
 
 from trend_client.engine import Engine
 from trend_client.home import ClientHome
-from trend_client.session import ClientSession, SessionEvent
+from trend_client.session import ClientSession, SessionEvent, _within
 from trend_common import adapters
 from trend_common.flower.records import tensors_from_bytes
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.privacy.ledger import Ledger
-from trend_common.privacy.plan import make_privacy_plan
+from trend_common.privacy.plan import make_privacy_plan, norm_bound
 from trend_common.privacy.policy import Policy
 from trend_common.protocol import AdoptOrder, FederationPlan, TrainOrder
-from trend_common.tensors import Tensors, decode_int8, tensors_sha256
+from trend_common.tensors import Tensors, decode_int8, tensors_sha256, total_norm
 
 ROUNDS = 3
 
@@ -291,3 +291,24 @@ def test_messages_have_one_size_whatever_the_sales(world: World, engine: Engine,
         other.ledger.close()
     assert len(sizes) == 1
     assert len(shapes) == 1
+
+
+def test_a_client_larger_than_its_bucket_stays_within_what_the_server_takes(world: World) -> None:
+    """Its many series could add up to more than the bound; what is sent is shortened after the noise."""
+    plan = world.altered(
+        privacy={
+            **world.plan.privacy.model_dump(),  # type: ignore[union-attr]
+            "clip": 1e-5,
+            "epsilon": 7.99,
+            "buckets": {"S": {"q": 1, "noise_multiplier": 2.0, "expected_batch": 1}},
+        }
+    )
+    session = world.session()
+    assert session.describe(plan, dict(world.frozen)).answer == "accepted", session.declined
+    payload = session.train(world.order(1, world.initial, plan), dict(world.initial))[1]
+    assert payload is not None
+    delta = decode_int8(tensors_from_bytes(payload), plan.adapter.tensors)
+    assert total_norm(delta) <= norm_bound(plan, "S")
+    tight = {name: value * np.float32(1e3) for name, value in delta.items()}
+    assert total_norm(_within(tight, 0.5)) == pytest.approx(0.5, rel=1e-4)
+    assert _within(delta, 1e9) is delta

@@ -12,12 +12,12 @@ from flwr.app import Message
 
 from trend_common.errors import ConnectionFailure, Declined
 from trend_common.flower.inprocess import InProcessGrid
+from trend_common.privacy.plan import norm_bound
 from trend_common.protocol import FederationPlan
 from trend_common.tensors import Tensors, decode_int8, encode_int8, tensors_sha256, total_norm
 from trend_server.checkpoints import Checkpoint, DiskStore, MemoryStore
 from trend_server.desk import FederationEvent
 from trend_server.federation import FederationResult, LoopSettings, federate
-from trend_server.replies import norm_bound
 
 PLAIN = LoopSettings(min_clients=1, round_timeout=None, patience=0.0, optimiser="sgd", learning_rate=1.0)
 

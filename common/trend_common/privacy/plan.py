@@ -21,13 +21,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from trend_common.errors import PolicyError
 from trend_common.privacy.accounting import Run, compose, epsilon_of, noise_multiplier_for
 from trend_common.protocol import BucketName, BucketPlan, FederationPlan, PrivacyPlan
 
-__all__ = ["make_privacy_plan", "plan_epsilon", "plan_run", "signal_to_noise"]
+__all__ = ["make_privacy_plan", "norm_bound", "plan_epsilon", "plan_run", "signal_to_noise"]
+
+_FILL: Final = 4.0
+"""How many times its bucket's expected batch a client may truly have."""
+_SLACK: Final = 1.5
+_TAIL: Final = 6.0
+"""Standard deviations by which the norm of the noise may exceed its mean; it has a deviation of about σC/√2."""
 
 
 def make_privacy_plan(
@@ -112,3 +118,22 @@ def signal_to_noise(*, sigma: float, steps: int, units: int, clients: int, param
     if sigma == 0:
         return math.inf
     return math.sqrt(steps * clients / parameters) * units / sigma
+
+
+def norm_bound(plan: FederationPlan, bucket: BucketName) -> float:
+    """The largest norm that an honest client's delta can have; infinity where nothing bounds it.
+
+    A step's gradient is the sum of N clipped gradients, at most N·C, plus noise of norm about σ·C·√D, divided by the
+    bucket's expected batch. The bound allows for both, so under privacy it cannot catch a client that stays within
+    the noise: that is what the robust aggregations are for.
+    """
+    if plan.privacy is None:
+        return math.inf
+    of = plan.privacy.buckets[bucket]
+    parameters = plan.adapter.parameters
+    noise = of.noise_multiplier * plan.privacy.clip * (math.sqrt(parameters) + _TAIL) / of.expected_batch
+    gradient = _SLACK * (_FILL * plan.privacy.clip + noise)
+    if plan.update == "gradient":
+        return gradient
+    # Local steps: with plain descent a step moves by lr times the gradient, with Adam by up to lr in each element.
+    return _SLACK * plan.steps * plan.local_learning_rate * max(gradient, math.sqrt(parameters))
