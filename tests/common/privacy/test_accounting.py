@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trend_common.privacy import accounting
 from trend_common.privacy.accounting import (
     Run,
     compose,
@@ -105,6 +106,20 @@ def test_sampling_helps_and_more_steps_cost(sigma: float, steps: int, q: float) 
     sampled = epsilon_of(sigma=sigma, q=q, steps=steps, delta=1e-5)
     assert sampled <= epsilon_of(sigma=sigma, q=1.0, steps=steps, delta=1e-5) + 1e-3
     assert sampled <= epsilon_of(sigma=sigma, q=q, steps=2 * steps, delta=1e-5) + 1e-9
+
+
+def test_a_rounded_multiplier_that_is_not_enough_is_raised_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is coarse and may end below the truth; what is returned is confirmed by the accountant itself."""
+    honest = accounting.epsilon_of
+
+    def stricter(*, sigma: float, q: float, steps: int, delta: float) -> float:
+        return honest(sigma=sigma / 1.003, q=q, steps=steps, delta=delta)
+
+    plain = noise_multiplier_for(epsilon=4.0, delta=1e-5, q=1.0, steps=20)
+    monkeypatch.setattr(accounting, "epsilon_of", stricter)
+    raised = noise_multiplier_for(epsilon=4.0, delta=1e-5, q=1.0, steps=20)
+    assert raised > plain
+    assert stricter(sigma=raised, q=1.0, steps=20, delta=1e-5) <= 4.0
 
 
 def test_four_quarterly_runs_at_two_cost_less_than_eight() -> None:
