@@ -121,7 +121,7 @@ def _recommend_bucket(place: Workplace, n_series: int, declared: str) -> None:
     suits = "S" if n_series <= 100 else "M" if n_series <= 500 else "L"
     if suits != declared:
         console.print(
-            f"[yellow]Your policy declares the size {declared}; with {n_series} series {suits} would serve you better. "
+            f"[yellow]Your policy declares the size {declared}; with {n_series} series {suits} serves you better. "
             f'You decide: bucket = "{suits}" in {escape(str(place.home.policy_path))}.[/]',
             soft_wrap=True,
         )

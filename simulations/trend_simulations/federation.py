@@ -220,7 +220,7 @@ def federate_in_process(
         patience=0.0,
         optimiser="adam" if plan.update == "gradient" else "none",
         learning_rate=server_lr,
-        adopt_timeout=0.0,
+        adopt_timeout=60.0,
     )
     with InProcessGrid(lambda node: apps[node], sorted(apps)) as grid:
         result = federate(grid, plan, announced.initial, announced.frozen, settings, events=hear)

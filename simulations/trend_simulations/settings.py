@@ -63,7 +63,7 @@ class PlainRecipe:
     steps: int = 1
     local_lr: float = 1e-3
     proximal_mu: float = 0.0
-    server_lr: float = 2e-3
+    server_lr: float = 0.012
     rank: int = 4
     train: Literal["B", "AB"] = "B"
     windows_per_series: int = 4
