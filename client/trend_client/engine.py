@@ -224,7 +224,7 @@ def level_hints(windows: PanelWindows, origin: int) -> NDArray[np.float32]:
     static = windows.panel.static.reset_index(drop=True)
     overall = float(levels.median())
     by_product = levels.groupby(static["product"]).transform("mean")
-    by_category = levels.groupby(static["category"].replace("", np.nan)).transform("median")
+    by_category = levels.groupby(static["category"].mask(static["category"] == "")).transform("median")
     best = by_product.fillna(by_category).fillna(0.0 if np.isnan(overall) else overall)
     hints[few] = best.to_numpy(dtype=np.float32)[few]
     return hints

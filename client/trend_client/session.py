@@ -19,7 +19,7 @@ from trend_client.training import TrainingData, difference, fit
 from trend_common import adapters
 from trend_common.backbones.base import Batch
 from trend_common.backbones.synthetic import random_batch
-from trend_common.errors import PolicyError
+from trend_common.errors import DataError, PolicyError
 from trend_common.flower.records import tensors_to_bytes
 from trend_common.panel import SalesPanel
 from trend_common.privacy.ledger import Ledger, Sealed
@@ -153,8 +153,11 @@ class ClientSession:
         if self.adapter_only:
             raise PolicyError("This client takes the shared adapter and does not train.", "")
         self._self_test(plan)
+        try:
+            data = self._training_data(plan)
+        except DataError as error:  # too short for this horizon; declined like anything else, and nothing charged
+            raise PolicyError(error.message, error.hint) from error
         self.ledger.accept(plan, self.policy.bucket, without_privacy=not self.policy.require_privacy)
-        data = self._training_data(plan)
         if self.plan is None or self.plan.sha256() != plan.sha256():
             cost = "without privacy (a rehearsal)"
             if plan.privacy is not None:
