@@ -33,6 +33,7 @@ Tensors = dict[str, NDArray[np.float32]]
 INT8_KEY: Final = "int8"
 SCALE_KEY: Final = "scale"
 _LEVELS: Final = 127
+_TINY: Final = float(np.finfo(np.float32).tiny)
 
 
 class UniformSource(Protocol):
@@ -121,7 +122,8 @@ def encode_int8(tensors: Tensors, source: UniformSource) -> dict[str, NDArray[np
     for name in sorted(tensors):
         value = tensors[name].reshape(-1)
         largest = float(np.max(np.abs(value))) if value.size else 0.0
-        scale = np.float32(largest / _LEVELS) if largest > 0 else np.float32(1.0)
+        # The least normal number, so that the scale of subnormal values does not round to zero.
+        scale = np.float32(max(largest / _LEVELS, _TINY)) if largest > 0 else np.float32(1.0)
         exact = value.astype(np.float64) / float(scale)
         floor = np.floor(exact)
         up = source.uniform(value.size) < exact - floor

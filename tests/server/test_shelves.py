@@ -146,7 +146,12 @@ def test_versions_lineage_and_export(tmp_path: Path) -> None:
 def test_a_federation_goes_on_as_it_began() -> None:
     plan, _, _ = small_plan(privacy=True)
     settings = ServerSettings(
-        backbone="tiny", rounds=3, buckets={"S": {"q": 1, "expected_batch": 50}}, epsilon=4.1, federation="test"
+        backbone="tiny",
+        rounds=3,
+        buckets={"S": {"q": 1, "expected_batch": 50}},
+        epsilon=4.1,
+        clip=0.1,
+        federation="test",
     )
     check_same_plan(plan, settings)
     for change in (
