@@ -95,12 +95,12 @@ _PLAIN: Final[dict[str, tuple[PlainRecipe, ...]]] = {
     "W": (
         PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
         PlainRecipe("weights", rounds=12, steps=5, local_lr=3e-3, proximal_mu=0.01),
-        PlainRecipe("gradient", rounds=20, rank=2),
+        PlainRecipe("gradient", rounds=40, rank=2),
     ),
     "D": (
         PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
         PlainRecipe("weights", rounds=30, steps=5, local_lr=3e-3),
-        PlainRecipe("gradient", rounds=30, rank=2),
+        PlainRecipe("gradient", rounds=40, rank=2),
     ),
 }
 
