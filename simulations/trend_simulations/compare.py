@@ -253,7 +253,7 @@ def _cases(retailers: Sequence[Retailer], settings: Settings, watch: Watch) -> l
         raise DataError("No retailer can be scored.", "Use a shorter --horizon or more history.")
     ends = {case.retailer.panel.end for case in cases}
     if len(ends) > 1:
-        watch.say("The files end on different days: each retailer is cut at its own end.")
+        watch.say("The retailers' sales end on different days: each is cut at its own end.")
     return cases
 
 

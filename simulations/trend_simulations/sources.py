@@ -21,6 +21,9 @@ __all__ = ["Retailer", "fingerprint", "from_files", "from_split", "last_history"
 _ORDER_SEED = 7
 """Of the choice of stores: the same stores whatever the seeds of training are."""
 
+_CLOSED_AT_THE_END = 7
+"""Days that a store of daily data may be shut when its file ends."""
+
 Say = Callable[[str], None]
 
 
@@ -97,7 +100,8 @@ def from_split(
     """
     panel = read(path, freq=freq)
     by_store = panel.split_by_store()
-    alive = {name: part for name, part in by_store.items() if part.end == panel.end}
+    slack = pd.Timedelta(days=_CLOSED_AT_THE_END if panel.freq == "D" else 0)
+    alive = {name: part for name, part in by_store.items() if part.end >= panel.end - slack}
     if len(alive) < len(by_store):
         say(f"{len(by_store) - len(alive)} of {len(by_store)} stores end before {panel.end.date()} and are left out.")
     names = sorted(alive, key=_natural)
