@@ -22,13 +22,13 @@ import pandas as pd
 
 from trend_common import __version__
 from trend_common.baselines import baseline_forecast
+from trend_common.covariates import DEFAULT_HORIZON
 from trend_common.errors import DataError, TrendError
 from trend_common.files import write_json, write_text
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel, read
 from trend_common.scoring import Score, actuals, panel_before, scale_of, score
 
-HORIZON = {"D": 28, "W": 8, "M": 6}
 STATISTICAL = ("auto-ets", "auto-theta")
 SHOWN = ("sql", "mase", "wql", "wape", "coverage80", "coverage90")
 
@@ -93,7 +93,7 @@ def sample(panel: SalesPanel, most: int, seed: int) -> SalesPanel:
 
 def compare(panel: SalesPanel, forecasters: Mapping[str, Forecaster], windows: int) -> list[Result]:
     """Score every forecaster on the same windows and series of one panel."""
-    horizon = HORIZON[panel.freq]
+    horizon = DEFAULT_HORIZON[panel.freq]
     origins = pd.date_range(end=panel.end, periods=horizon * windows, freq=panel.offset)[::horizon]
     results = {name: Result(panel.name, name) for name in forecasters}
     for origin in origins:

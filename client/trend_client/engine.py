@@ -37,13 +37,11 @@ class PersonalSettings:
         learning_rates: Step sizes of Adam that are tried.
         checkpoints: Numbers of steps after which the adapter is looked at; 0 (no training) always is.
         batch_size: Windows a step.
-        patience: Relative gain on the validation horizon that training must bring to be used at all.
     """
 
     learning_rates: tuple[float, ...] = (1e-3, 3e-3)
     checkpoints: tuple[int, ...] = (10, 20, 40, 60)
     batch_size: int = 32
-    patience: float = 0.0
 
 
 class Engine:
@@ -76,9 +74,7 @@ class Engine:
                 "The plan was altered on its way; ask the operator.",
             )
         if self._attached != plan:
-            if self._attached is not None:
-                adapters.detach(self.backbone)
-            adapters.attach(self.backbone, rank=plan.rank, alpha=plan.alpha, targets=plan.targets, train=plan.train)
+            adapters.attach(self.release(), rank=plan.rank, alpha=plan.alpha, targets=plan.targets, train=plan.train)
             self.backbone.to(self.device)
             self._attached = plan
         adapters.set_trained(self.backbone, plan.train)
@@ -143,7 +139,7 @@ class Engine:
         self.use(start)
         best = adapters.export(self.backbone)
         before = self._validation_wql(data, validation)
-        tried, lowest = {"none": before}, before * (1 - settings.patience)
+        tried, lowest = {"none": before}, before
         adapters.set_trained(self.backbone, train)
         try:
             for rate in settings.learning_rates if data.n_units else ():

@@ -15,17 +15,14 @@ from trend_client.home import ClientHome
 from trend_client.outputs import write_backtest, write_forecasts
 from trend_client.report import Privacy, ReportData, SentMessage, write_report
 from trend_client.training import TrainingData
+from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
 from trend_common.scoring import next_origin, origins
 from trend_common.windows import PanelWindows
 
-__all__ = ["DEFAULT_CONTEXT", "DEFAULT_HORIZON", "Model", "Outcome", "conclude", "load_model", "personalise"]
-
-DEFAULT_HORIZON = {"D": 28, "W": 8, "M": 6}
-DEFAULT_CONTEXT = {"D": 364, "W": 156, "M": 60}
-"""Horizon and context where no federation set them."""
+__all__ = ["Model", "Outcome", "conclude", "forecasters", "load_model", "personalise"]
 
 _BASELINES = ("seasonal-naive", "same-phase-mean", "auto-ets")
 _LOCAL_RANK = 2

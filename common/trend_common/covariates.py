@@ -12,13 +12,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["CHANNELS", "FREQUENCIES", "INDEX", "N_CALENDAR", "SEASON", "YEAR", "calendar_features", "holiday_lead"]
+__all__ = [
+    "CHANNELS",
+    "DEFAULT_CONTEXT",
+    "DEFAULT_HORIZON",
+    "FREQUENCIES",
+    "INDEX",
+    "N_CALENDAR",
+    "SEASON",
+    "YEAR",
+    "calendar_features",
+    "holiday_lead",
+]
 
 FREQUENCIES: Final = ("D", "W", "M")
 """Frequency codes of the backbone: 0 daily, 1 weekly, 2 monthly."""
 
 SEASON: Final = {"D": 7, "W": 1, "M": 12}
 """Steps between two values of the same phase (weekly data: the step before)."""
+
+DEFAULT_HORIZON: Final = {"D": 28, "W": 8, "M": 6}
+"""Steps to forecast where nobody says."""
+
+DEFAULT_CONTEXT: Final = {"D": 252, "W": 112, "M": 56}
+"""Steps of history where nobody says: whole patches of the shipped backbone."""
 
 YEAR: Final = {"D": 364, "W": 52, "M": 12}
 """Steps between two values one year apart; 364 days keeps the weekday."""
@@ -37,6 +54,10 @@ CHANNELS: Final = (
     "price_known",
     "holiday_known",
     "closed_known",
+    "own_1",
+    "own_2",
+    "own_1_known",
+    "own_2_known",
 )
 """The covariate channels in order; C = ``len(CHANNELS)``."""
 

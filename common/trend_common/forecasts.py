@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["LEVELS", "Forecast", "choose_rows", "level_name"]
 
-LEVELS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+LEVELS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """The quantile levels of every forecast."""
 
 _TOLERANCE: Final = 1e-9
@@ -167,7 +167,7 @@ class Forecast:
             static: Index ``unique_id``, columns ``store`` and ``product`` (a series it lacks gets "").
 
         Returns:
-            Columns ``unique_id, store, product, ds, mean, q05, q10, q20, ..., q95``; S·H rows, ordered as ``ids``.
+            Columns ``unique_id, store, product, ds, mean, q01, q05, ..., q95, q99``; S·H rows, ordered as ``ids``.
         """
         described = static.reindex(list(self.ids))
         steps = self.horizon

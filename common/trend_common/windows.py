@@ -7,6 +7,7 @@ own rows, on the calendar and on the plan: taking any other series out of the pa
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +32,16 @@ MAX_HORIZON: Final = 56
 MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
 """Steps since a series' first one before which no training window starts."""
 
-_N_TEXT: Final = 128
+_N_TEXT: Final = 256
+_WORD: Final = re.compile(r"\w+")
+_TRIGRAM: Final = 0.4
+"""What a trigram weighs beside a word: enough that forms and compounds of a word lie near it."""
 _N_BUCKETS: Final = 512
 _CLOSED_LOOKBACK: Final = 4
 
 
 def text_features(texts: Sequence[str], size: int = _N_TEXT) -> NDArray[np.float32]:
-    """Hashed character trigrams of each text, scaled to norm 1 (feature hashing: Weinberger et al. 2009).
+    """Hashed words and character trigrams of each text, scaled to norm 1 (feature hashing: Weinberger et al. 2009).
 
     The hash is public and fixed, so no vocabulary is learned from anybody's products.
 
@@ -46,10 +50,12 @@ def text_features(texts: Sequence[str], size: int = _N_TEXT) -> NDArray[np.float
     """
     out = np.zeros((len(texts), size), dtype=np.float32)
     for row, text in enumerate(texts):
-        padded = f"  {text.strip().lower()} " if text.strip() else ""
-        for start in range(len(padded) - 2):
-            code = zlib.crc32(padded[start : start + 3].encode())
-            out[row, code % size] += 1.0 if (code >> 20) & 1 else -1.0
+        words = _WORD.findall(text.lower())
+        padded = f"  {' '.join(words)} " if words else ""
+        grams = [(padded[start : start + 3], _TRIGRAM) for start in range(len(padded) - 2)]
+        for part, weight in [*grams, *((f"word:{word}", 1.0) for word in words)]:
+            code = zlib.crc32(part.encode())
+            out[row, code % size] += weight if (code >> 20) & 1 else -weight
     norms = np.linalg.norm(out, axis=1, keepdims=True)
     out /= np.where(norms > 0, norms, 1)
     return out
@@ -88,18 +94,30 @@ class PanelWindows:
         panel: The sales.
         context: L, steps of history that the model sees.
         country: ISO code whose public holidays are used where the panel has no holiday column.
+        until: Last day of the calendar where that is later than the panel's end; a day that somebody declared does
+            not depend on which series are in the panel, the panel's end does.
     """
 
-    def __init__(self, panel: SalesPanel, *, context: int, country: str | None = None) -> None:
+    def __init__(
+        self,
+        panel: SalesPanel,
+        *,
+        context: int,
+        country: str | None = None,
+        until: pd.Timestamp | None = None,
+    ) -> None:
         self.panel = panel
         self.context = context
         self.ids = panel.ids
-        n = len(pd.date_range(panel.start, panel.end, freq=panel.offset))
+        end = panel.end if until is None else max(panel.end, until)
+        n = len(pd.date_range(panel.start, end, freq=panel.offset))
         self.n_steps = n
         self.dates = pd.date_range(panel.start, periods=n + MAX_HORIZON, freq=panel.offset)
         self._country = country
         self._grid = self._build_grid()
-        self._calendar = calendar_features(self.dates, panel.freq)
+        # The calendar goes on before the panel's start: where that lies depends on the oldest series.
+        earlier = pd.date_range(end=self.dates[0], periods=context + 1, freq=panel.offset)[:-1]
+        self._calendar = calendar_features(earlier.union(self.dates), panel.freq)
         present = self._inside
         self.first = present.argmax(axis=1)
         self.last = present.shape[1] - 1 - present[:, ::-1].argmax(axis=1)
@@ -268,7 +286,8 @@ class PanelWindows:
         row, origin = np.asarray(rows, dtype=np.int64), np.asarray(origins, dtype=np.int64)
         grid, n = self._grid, len(row)
         past = origin[:, None] - self.context + np.arange(self.context)[None]
-        exists = ((past >= 0) & (past < self.n_steps)).astype(np.float32)
+        # From the series' own first step on: what lies before it must not depend on whether an older series is here.
+        exists = ((past >= self.first[row][:, None]) & (past < self.n_steps)).astype(np.float32)
         clipped = past.clip(0, self.n_steps - 1)
         ahead = (origin[:, None] + np.arange(horizon)[None]).clip(0, len(self.dates) - 1)
         at = row[:, None]
@@ -281,8 +300,8 @@ class PanelWindows:
 
         past_cov = np.zeros((n, self.context, len(CHANNELS)), dtype=np.float32)
         future_cov = np.zeros((n, horizon, len(CHANNELS)), dtype=np.float32)
-        past_cov[..., :N_CALENDAR] = self._calendar[clipped] * exists[..., None]
-        future_cov[..., :N_CALENDAR] = self._calendar[ahead]
+        past_cov[..., :N_CALENDAR] = self._calendar[(past + self.context).clip(0, len(self._calendar) - 1)]
+        future_cov[..., :N_CALENDAR] = self._calendar[ahead + self.context]
         closed_past = grid.closed[at, clipped] * exists
         closed_ahead, closed_known = self._closed_ahead(closed_past, horizon)
         price_ahead = grid.price_known[at, ahead] * (1.0 if self.price_known_ahead else 0.0)
@@ -302,7 +321,8 @@ class PanelWindows:
             "closed_known": (closed_known.repeat(self.context, 1), closed_known.repeat(horizon, 1)),
         }
         for name, (before, after) in pairs.items():
-            past_cov[..., INDEX[name]] = before * exists
+            # Whether something is known holds for the whole series; what it was, only where the series is.
+            past_cov[..., INDEX[name]] = before if name.endswith("_known") else before * exists
             future_cov[..., INDEX[name]] = after
 
         future_values = future_mask = None

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING
 
+from trend_common.covariates import DEFAULT_CONTEXT
 from trend_common.errors import UsageError
 from trend_common.protocol import FederationPlan
 from trend_server.checkpoints import Announcement
 from trend_server.settings import ServerSettings
 
+if TYPE_CHECKING:
+    from trend_common.backbones.base import Backbone
+
 __all__ = ["make_plan"]
 
-_CONTEXT: Final = {"D": 252, "W": 112, "M": 56}
-"""Steps of history by frequency, where the operator does not say; cut to what the backbone can see."""
 
+def make_plan(
+    settings: ServerSettings, *, backbone: Backbone | None = None, sha256: str | None = None, seed: int = 0
+) -> Announcement:
+    """Draw a fresh adapter, calibrate the noise, and write it all into a plan.
 
-def make_plan(settings: ServerSettings) -> Announcement:
-    """Load the backbone, draw a fresh adapter, calibrate the noise, and write it all into a plan.
+    Args:
+        settings: What the operator, or a simulation, asks for.
+        backbone: Loaded and without an adapter; default: the settings' backbone is loaded.
+        sha256: Its hash, if it is known already.
+        seed: Of the adapter's A.
 
     Raises:
         UsageError: The backbone cannot forecast so far, or there is none of that name.
@@ -25,7 +34,7 @@ def make_plan(settings: ServerSettings) -> Announcement:
     from trend_common.backbones import backbone_sha256, load_backbone
     from trend_common.privacy.plan import make_privacy_plan
 
-    backbone = load_backbone(settings.backbone)
+    backbone = backbone or load_backbone(settings.backbone)
     if settings.horizon > backbone.max_horizon:
         raise UsageError(
             f"The backbone {settings.backbone} forecasts at most {backbone.max_horizon} steps, not "
@@ -38,6 +47,7 @@ def make_plan(settings: ServerSettings) -> Announcement:
         alpha=2.0 * settings.rank,
         targets=tuple(backbone.lora_targets),
         train=settings.train,
+        seed=seed,
     )
     privacy = None
     if settings.private:
@@ -54,11 +64,11 @@ def make_plan(settings: ServerSettings) -> Announcement:
     plan = FederationPlan(
         federation=settings.federation,
         backbone=settings.backbone,
-        backbone_sha256=backbone_sha256(backbone),
+        backbone_sha256=sha256 or backbone_sha256(backbone),
         adapter=adapter,
         freq=settings.freq,
         horizon=settings.horizon,
-        context=min(settings.context or _CONTEXT[settings.freq], backbone.max_context),
+        context=min(settings.context or DEFAULT_CONTEXT[settings.freq], backbone.max_context),
         rounds=settings.rounds,
         steps=settings.steps,
         windows_per_series=settings.windows_per_series,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,32 +16,24 @@ from trend_client.app import make_app
 from trend_client.engine import Engine
 from trend_client.home import ClientHome
 from trend_client.session import ClientSession, SessionEvent
-from trend_common import adapters
 from trend_common.errors import Declined
 from trend_common.flower.inprocess import InProcessGrid
 from trend_common.privacy.ledger import Ledger
-from trend_common.privacy.plan import make_privacy_plan, signal_to_noise
+from trend_common.privacy.plan import signal_to_noise
 from trend_common.privacy.policy import Policy
 from trend_common.protocol import FederationPlan, TrainOrder, TrainReply
-from trend_common.tensors import Tensors
+from trend_server.checkpoints import Announcement
 from trend_server.desk import FederationEvent
 from trend_server.federation import LoopSettings, federate
+from trend_server.plans import make_plan
+from trend_server.settings import Bucket, ServerSettings
 from trend_simulations.cases import Adapter
 from trend_simulations.settings import DpRecipe, PlainRecipe, Settings
 from trend_simulations.sources import Retailer
 
-__all__ = ["Announced", "Member", "Outcome", "announce", "federate_in_process", "members"]
+__all__ = ["Member", "Outcome", "announce", "federate_in_process", "members"]
 
 _EXPECTED_BATCH = 30
-
-
-@dataclass(frozen=True)
-class Announced:
-    """A plan with its tensors, as a server announces it."""
-
-    plan: FederationPlan
-    initial: Tensors
-    frozen: Tensors
 
 
 @dataclass
@@ -99,48 +92,36 @@ class Outcome:
 
 def announce(
     engine: Engine, settings: Settings, recipe: DpRecipe | PlainRecipe, *, name: str, seed: int
-) -> Announced:
-    """The plan of one federation; a DP recipe is calibrated to the settings' ε and δ."""
-    private = isinstance(recipe, DpRecipe)
-    engine.release()
-    adapter, initial, frozen = adapters.initial_adapter(
-        engine.backbone,
-        rank=recipe.rank,
-        alpha=2.0 * recipe.rank,
-        targets=engine.backbone.lora_targets,
-        train="B" if isinstance(recipe, DpRecipe) else recipe.train,
-        seed=seed,
-    )
-    plain = None if isinstance(recipe, DpRecipe) else recipe
-    by_gradient = plain is None or plain.update == "gradient"
-    privacy = None
+) -> Announcement:
+    """The plan of one federation, made as a server makes it; a DP recipe is calibrated to the settings' ε and δ."""
+    asked: dict[str, Any] = {
+        "federation": name,
+        "backbone": settings.backbone,
+        "freq": settings.freq,
+        "horizon": settings.horizon,
+        "context": settings.context,
+        "rounds": recipe.rounds,
+        "rank": recipe.rank,
+        "windows_per_series": recipe.windows_per_series,
+    }
     if isinstance(recipe, DpRecipe):
-        privacy = make_privacy_plan(
-            epsilon=settings.epsilon,
-            delta=settings.delta,
-            clip=recipe.clip,
-            rounds=recipe.rounds,
-            steps=1,
-            buckets={"S": (1.0, _EXPECTED_BATCH)},
-        )
-    plan = FederationPlan(
-        federation=name,
-        backbone=settings.backbone,
-        backbone_sha256=engine.sha256,
-        adapter=adapter,
-        freq=settings.freq,
-        horizon=settings.horizon,
-        context=settings.context,
-        rounds=recipe.rounds,
-        steps=1 if plain is None or by_gradient else plain.steps,
-        windows_per_series=recipe.windows_per_series,
-        update="gradient" if by_gradient else "weights",
-        local_learning_rate=0.0 if plain is None or by_gradient else plain.local_lr,
-        proximal_mu=0.0 if plain is None else plain.proximal_mu,
-        privacy=privacy,
-        wire="int8" if private else "float32",
-    )
-    return Announced(plan, initial, frozen)
+        asked |= {
+            "epsilon": settings.epsilon,
+            "delta": settings.delta,
+            "clip": recipe.clip,
+            "buckets": {"S": Bucket(q=1.0, expected_batch=_EXPECTED_BATCH)},
+        }
+    else:
+        asked |= {
+            "private": False,
+            "wire": "float32",
+            "train": recipe.train,
+            "update": recipe.update,
+            "steps": 1 if recipe.update == "gradient" else recipe.steps,
+            "local_learning_rate": recipe.local_lr,
+            "proximal_mu": recipe.proximal_mu,
+        }
+    return make_plan(ServerSettings(**asked), backbone=engine.release(), sha256=engine.sha256, seed=seed)
 
 
 def members(
@@ -195,7 +176,7 @@ def members(
 
 def federate_in_process(
     joined: Sequence[Member],
-    announced: Announced,
+    announced: Announcement,
     *,
     server_lr: float,
     on_round: Callable[[int], None] = lambda _: None,

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-__all__ = ["ARMS", "HORIZON", "DpRecipe", "LocalRecipe", "PlainRecipe", "Settings"]
+from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 
-HORIZON: Final = {"D": 28, "W": 8, "M": 6}
-"""Steps to forecast by default."""
+__all__ = ["ARMS", "DpRecipe", "LocalRecipe", "PlainRecipe", "Settings"]
 
-_CONTEXT: Final = {"D": 252, "W": 112, "M": 56}
 _PATCH: Final = 14
 
 ARMS: Final = (
@@ -158,8 +156,8 @@ class Settings:
         ``rounds``, ``rank``, ``windows_per_series`` and ``server_lr`` hold for every federated arm, ``steps`` for
         those that train locally.
         """
-        ahead = horizon or HORIZON[freq]
-        context = _CONTEXT[freq]
+        ahead = horizon or DEFAULT_HORIZON[freq]
+        context = DEFAULT_CONTEXT[freq]
         if history is not None:
             # Longer than what exists would be padding; the test sees the validation horizon besides.
             context = min(context, -(-(history + ahead) // _PATCH) * _PATCH)

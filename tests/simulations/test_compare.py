@@ -16,10 +16,11 @@ from trend_client.engine import Engine
 from trend_common.errors import DataError, Declined, UsageError
 from trend_common.privacy.plan import plan_epsilon
 from trend_common.tensors import Tensors, tensors_sha256
+from trend_server.checkpoints import Announcement
 from trend_simulations.arms import Study, run_arm
 from trend_simulations.cases import Adapter, Case, make_case
 from trend_simulations.compare import Comparison, compare
-from trend_simulations.federation import Announced, Member, announce, federate_in_process, members
+from trend_simulations.federation import Member, announce, federate_in_process, members
 from trend_simulations.report import comparison_table, headline, privacy_line
 from trend_simulations.settings import ARMS, DpRecipe, LocalRecipe, PlainRecipe, Settings
 from trend_simulations.sources import Retailer, last_history, synthetic
@@ -124,7 +125,9 @@ def spoilt_from_validation(retailer: Retailer, horizon: int) -> Retailer:
 
 
 @pytest.fixture
-def joined(retailers: list[Retailer], settings: Settings, engine: Engine) -> Iterator[tuple[Announced, list[Member]]]:
+def joined(
+    retailers: list[Retailer], settings: Settings, engine: Engine
+) -> Iterator[tuple[Announcement, list[Member]]]:
     """A private federation that has not begun."""
     announced = announce(engine, settings, settings.dp, name="test", seed=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +138,7 @@ def joined(retailers: list[Retailer], settings: Settings, engine: Engine) -> Ite
 
 
 def test_every_client_pays_the_whole_plan_into_its_own_ledger(
-    joined: tuple[Announced, list[Member]], settings: Settings
+    joined: tuple[Announcement, list[Member]], settings: Settings
 ) -> None:
     announced, clients = joined
     rounds: list[int] = []
@@ -171,7 +174,7 @@ def test_more_privacy_means_more_noise(settings: Settings, engine: Engine) -> No
 
 
 def test_a_client_that_declines_ends_the_simulation_with_its_reason(
-    joined: tuple[Announced, list[Member]],
+    joined: tuple[Announcement, list[Member]],
 ) -> None:
     announced, clients = joined
     clients[1].session.policy = clients[1].session.policy.model_copy(update={"epsilon_per_federation": 0.1})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trend_common.forecasts import LEVELS
+from trend_common.tasks import Task
 
 __all__ = ["LEVELS", "Backbone", "Batch", "Capabilities", "ForecastOutput"]
 
@@ -76,11 +77,15 @@ class ForecastOutput:
         quantiles: [N, H, Q] in the series' units, ascending in Q, not negative.
         mean: [N, H] in the series' units.
         loss_per_sample: [N], or None without targets. A window without a known target has loss 0.
+        no_sale: [N, H] probability that nothing is sold, or None where the model does not say.
+        trend: [N, 3] probabilities of :data:`trend_common.tasks.TREND_CLASSES`, or None.
     """
 
     quantiles: Tensor
     mean: Tensor
     loss_per_sample: Tensor | None = None
+    no_sale: Tensor | None = None
+    trend: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,12 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         core: The network that carries the adapter; after :func:`trend_common.adapters.attach` a ``PeftModel``.
+        task: Which loss :meth:`forward` gives.
     """
 
     core: nn.Module
     name: str
+    task: Task
     lora_targets: tuple[str, ...]
     capabilities: Capabilities
     max_context: int

@@ -10,7 +10,7 @@ from trend_common.covariates import CHANNELS, FREQUENCIES
 
 __all__ = ["random_batch"]
 
-_N_TEXT = 128
+_N_TEXT = 256
 
 
 def random_batch(

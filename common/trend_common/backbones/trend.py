@@ -2,9 +2,11 @@
 
 The tokens are one for the series' statics, one for each patch of history and one for each patch of the horizon. Each
 horizon step is given several simple forecasts: same phase, recent level, last year, last year adjusted for growth,
-and same phase corrected for promotions, prices and holidays by a regression within the window. The head mixes them by
-a softmax and adds a residual for each quantile, on the scale asinh(value / window mean), in units of how far values
-of the same phase lie apart. A window is scaled by itself alone. Patching follows Nie et al. 2023 (arXiv:2211.14730);
+and same phase corrected for promotions, prices, holidays and the retailer's own columns by a regression within the
+window. The head mixes them by a softmax and adds a residual for each quantile, on the scale asinh(value / window
+mean), in units of how far values of the same phase lie apart; the loss is stated in the same units, so that a calm
+product counts as much as a wild one. A window is scaled by itself alone. Two more heads on the same body give the
+probability of no sale and the trend class. Patching follows Nie et al. 2023 (arXiv:2211.14730);
 the quantile head trained by the pinball loss is that of direct multi-horizon forecasters such as Chronos-Bolt
 (arXiv:2403.07815).
 """
@@ -25,6 +27,7 @@ from transformers.utils import ModelOutput
 
 from trend_common.backbones.base import LEVELS, Backbone, Batch, Capabilities, ForecastOutput
 from trend_common.covariates import CHANNELS, FREQUENCIES, INDEX, SEASON, YEAR
+from trend_common.tasks import TREND_CLASSES, Task, trend_class
 
 __all__ = ["TrendBackbone", "TrendConfig", "TrendForecast", "TrendModel"]
 
@@ -32,11 +35,15 @@ _N_CANDIDATES = 7
 _RECENT = {"D": 28, "W": 8, "M": 6}
 _YEAR_SMOOTHING = {"D": 7, "W": 1, "M": 1}
 _HALF_WIDTH = {"D": 14, "W": 5, "M": 6}
-_RESPONSES = ("promo", "log_relative_price", "holiday", "holiday_lead")
+_RESPONSES = ("promo", "log_relative_price", "holiday", "holiday_lead", "own_1", "own_2")
 """Covariates whose effect on a series is estimated within its own window."""
 _RIDGE = (1.0, 0.001)
 """Ridge penalty: a constant, and as much again for each thousand known steps."""
 _TABLES = {"season": SEASON, "year": YEAR, "recent": _RECENT, "near": _YEAR_SMOOTHING, "smoothing": _HALF_WIDTH}
+_CALM = 0.05
+"""Added to a window's spread where the loss is divided by it: errors below that share of the mean do not matter."""
+_LOSS_SCALE = 0.3
+"""About the mean spread, so that the loss keeps the size of one that is not divided."""
 _LARGEST = 8.0
 """asinh-scale ceiling of a forecast: about 1,500 times the window's mean."""
 
@@ -56,10 +63,12 @@ class TrendConfig(PretrainedConfig):
         max_context: int = 504,
         max_horizon: int = 56,
         n_covariates: int = len(CHANNELS),
-        n_text: int = 128,
+        n_text: int = 256,
         n_static: int = 512,
         levels: tuple[float, ...] = LEVELS,
         mean_weight: float = 0.1,
+        zero_weight: float = 0.05,
+        trend_weight: float = 0.02,
         **kwargs: Any,
     ) -> None:
         self.d_model = d_model
@@ -74,6 +83,8 @@ class TrendConfig(PretrainedConfig):
         self.n_static = n_static
         self.levels = list(levels)
         self.mean_weight = mean_weight
+        self.zero_weight = zero_weight
+        self.trend_weight = trend_weight
         super().__init__(**kwargs)
 
 
@@ -85,6 +96,8 @@ class TrendForecast(ModelOutput):
     quantiles: Tensor | None = None
     mean: Tensor | None = None
     loss_per_sample: Tensor | None = None
+    no_sale: Tensor | None = None
+    trend: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -143,7 +156,8 @@ class TrendModel(PreTrainedModel):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.norm = nn.LayerNorm(d)
         self.head1 = nn.Linear(d, d)
-        self.head2 = nn.Linear(d, patch * (len(config.levels) + 1 + _N_CANDIDATES))
+        self.head2 = nn.Linear(d, patch * (len(config.levels) + 2 + _N_CANDIDATES))
+        self.trend = nn.Linear(d, len(TREND_CLASSES))
         self.register_buffer("levels", torch.tensor(config.levels), persistent=False)
         for name, table in _TABLES.items():
             self.register_buffer(name, torch.tensor([table[freq] for freq in FREQUENCIES]), persistent=False)
@@ -153,9 +167,7 @@ class TrendModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # transformers' init functions leave alone what was loaded from a checkpoint; in-place arithmetic would not.
         if isinstance(module, nn.Linear):
-            gain = 0.1 if module is self.head2 else 1.0
-            if module is self.text:
-                gain = 0.0  # inert until something trains it; the numeric path is undisturbed
+            gain = 0.1 if module in (self.head2, self.trend) else 1.0
             init.normal_(module.weight, std=gain / math.sqrt(module.in_features))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -182,10 +194,11 @@ class TrendModel(PreTrainedModel):
         level_hint: Tensor | None = None,
         future_values: Tensor | None = None,
         future_mask: Tensor | None = None,
+        task: Task = "demand",
         return_dict: bool = True,
         **kwargs: object,
     ) -> TrendForecast:
-        """Shapes as in :class:`trend_common.backbones.base.Batch`."""
+        """Shapes as in :class:`trend_common.backbones.base.Batch`; ``task`` says which loss is given."""
         config, patch = self.config, self.config.patch
         n, horizon = past_values.shape[0], future_cov.shape[1]
         pad_past, pad_future = (-past_values.shape[1]) % patch, (-horizon) % patch
@@ -225,13 +238,16 @@ class TrendModel(PreTrainedModel):
         mask = (visible > 0)[:, None, None, :]
         for block in self.blocks:
             hidden = block(hidden, mask)
-        out = self.head2(F.gelu(self.head1(self.norm(hidden[:, -n_future:]))))
+        hidden = self.norm(hidden)
+        out = self.head2(F.gelu(self.head1(hidden[:, -n_future:])))
         out = out.reshape(n, steps_future, -1)[:, :horizon].float()
+        trend = self.trend(hidden[:, 0]).float()
 
         n_levels = len(config.levels)
         options = candidates.values[:, steps_past : steps_past + horizon]
         allowed = candidates.known[:, steps_past : steps_past + horizon]
-        weights = torch.softmax(out[..., n_levels + 1 :] + (allowed - 1) * 30.0, -1)
+        no_sale = out[..., n_levels + 1]
+        weights = torch.softmax(out[..., n_levels + 2 :] + (allowed - 1) * 30.0, -1)
         base = (weights * torch.asinh(options)).sum(-1)
         scaled = base[..., None] + out[..., :n_levels] * spread[:, None, None]
         log_mean = out[..., n_levels] + torch.log((weights * options).sum(-1) + 0.1)
@@ -241,13 +257,19 @@ class TrendModel(PreTrainedModel):
         if future_values is not None and future_mask is not None:
             target_known = future_mask.to(scaled.dtype)
             target = future_values * target_known / scale[:, None]
-            per_sample = _loss(scaled, mean, target, target_known, self.levels, config.mean_weight)
+            demand = _loss(scaled, mean, target, target_known, spread, self.levels, config.mean_weight)
+            open_days = target_known * (1 - future_cov[:, :horizon, INDEX["closed"]])
+            demand = demand + config.zero_weight * _no_sale_loss(no_sale, target, open_days)
+            change = _trend_loss(trend, trend_class(x, known, target, target_known))
+            per_sample = {"demand": demand, "trend": change, "all": demand + config.trend_weight * change}[task]
         quantiles = torch.sinh(scaled.clamp(max=_LARGEST)).clamp(min=0).sort(-1).values * scale[:, None, None]
         return TrendForecast(
             loss=None if per_sample is None else per_sample.mean(),
             quantiles=quantiles,
             mean=mean * scale[:, None],
             loss_per_sample=per_sample,
+            no_sale=torch.sigmoid(no_sale),
+            trend=torch.softmax(trend, -1),
         )
 
     def _responses(self, z: Tensor, known: Tensor, past_cov: Tensor, freq: Tensor) -> Tensor:
@@ -403,13 +425,28 @@ def _statics(x: Tensor, known: Tensor, scale: Tensor, freq: Tensor, has_hint: Te
     return torch.cat([torch.stack(columns, -1), one_hot], -1)
 
 
-def _loss(scaled: Tensor, mean: Tensor, target: Tensor, known: Tensor, levels: Tensor, mean_weight: float) -> Tensor:
-    """[N] pinball loss on the asinh scale plus a Poisson deviance for the mean, averaged over known steps."""
+def _loss(
+    scaled: Tensor, mean: Tensor, target: Tensor, known: Tensor, spread: Tensor, levels: Tensor, mean_weight: float
+) -> Tensor:
+    """[N] pinball loss on the asinh scale in units of ``spread``, plus a Poisson deviance for the mean."""
     error = torch.asinh(target)[..., None] - scaled
     pinball = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    pinball = pinball * (_LOSS_SCALE / (spread.detach() + _CALM))[:, None]
     y = target.clamp(0, 20)
     deviance = mean - y * torch.log(mean) - (y - y * torch.log(y.clamp(min=1e-4)))
     return ((pinball + mean_weight * deviance) * known).sum(1) / known.sum(1).clamp(min=1)
+
+
+def _no_sale_loss(logit: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """[N] cross-entropy of whether nothing is sold, over known open steps."""
+    found = F.binary_cross_entropy_with_logits(logit, (target <= 0).to(logit.dtype), reduction="none")
+    return (found * known).sum(1) / known.sum(1).clamp(min=1)
+
+
+def _trend_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """[N] cross-entropy of the trend class; 0 where there is no label."""
+    found = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
+    return found * (label >= 0).to(found.dtype)
 
 
 class TrendBackbone(Backbone):
@@ -424,6 +461,7 @@ class TrendBackbone(Backbone):
         self.name = name
         self.max_context = int(core.config.max_context)
         self.max_horizon = int(core.config.max_horizon)
+        self.task: Task = "demand"
 
     def forward(self, batch: Batch) -> ForecastOutput:
         """See :meth:`Backbone.forward`."""
@@ -438,8 +476,9 @@ class TrendBackbone(Backbone):
             level_hint=batch.level_hint,
             future_values=batch.future_values,
             future_mask=batch.future_mask,
+            task=self.task,
         )
-        return ForecastOutput(out.quantiles, out.mean, out.loss_per_sample)
+        return ForecastOutput(out.quantiles, out.mean, out.loss_per_sample, out.no_sale, out.trend)
 
     @property
     def config(self) -> Mapping[str, object]:

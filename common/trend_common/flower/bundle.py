@@ -27,7 +27,7 @@ publisher = "trend"
 
 [tool.flwr.app.components]
 serverapp = "trend_server.app:app"
-clientapp = "trend_client.app:app"
+clientapp = "trend_client.app:make_app"
 
 [tool.flwr.app.config]
 """

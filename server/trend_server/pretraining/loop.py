@@ -1,174 +1,214 @@
 """The pretraining loop: resumable at any moment, deterministic by seed, with a log that can be plotted.
 
-Every step draws its batch from a world seeded by (seed, step), so a run that was killed and resumed sees the same
-series as one that was not. The learning rate warms up, stays, and falls linearly over the last part of the time that
-was given (warmup-stable-decay: Hu et al. 2024, arXiv:2404.06395), so that a longer run can start from a shorter one.
+Every micro-batch is drawn from a world seeded by the recipe's seed and the micro-batch's number in the whole run. A
+run that was killed and resumed sees the same series as one that was not, and so does a run on another number of
+processes: only the order of the sums differs. ``accelerate`` places the work on CPU cores or on GPUs.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
+from trend_common.backbones.base import Batch
 from trend_common.backbones.trend import TrendBackbone, TrendConfig, TrendModel
 from trend_common.files import replacing, write_text
+from trend_server.pretraining.recipe import Recipe
 from trend_server.pretraining.world import World
 
-__all__ = ["PretrainSettings", "pretrain"]
+__all__ = ["Run", "pretrain", "pretrain_in_processes"]
 
-_SEED_STRIDE = 10_000_019
+_SEED_STRIDE = 10**9
 _VALIDATION_SEED = 2**40
+
+Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
-    """How to pretrain.
+class Run:
+    """Where and for how long; does not change which weights come out.
 
     Attributes:
         out: Folder of the model, the log and the training state.
-        minutes: Time for the whole run, earlier parts included.
-        batch: Series a step.
-        learning_rate: Largest step size of AdamW.
-        seed: Of the initial weights and of the world.
-        decay: Last part of the time, in which the learning rate falls to 2 % of its largest value.
-        device: "cpu" or "cuda".
-        threads: CPU threads.
-        warmup: Steps until the learning rate is reached.
         init: A model to start from instead of random weights.
         save_every_s: Seconds between two checkpoints.
+        stop_after: Step at which to stop for now; None goes on to the recipe's end.
+        tensorboard: Also write TensorBoard's event files, in ``out/tensorboard``.
+        threads: CPU threads of each process.
     """
 
     out: Path
-    minutes: float = 60.0
-    batch: int = 128
-    learning_rate: float = 1.5e-3
-    seed: int = 0
-    decay: float = 0.35
-    device: str = "cpu"
-    threads: int = 1
-    warmup: int = 200
     init: Path | None = None
     save_every_s: float = 120.0
+    stop_after: int | None = None
+    tensorboard: bool = False
+    threads: int = 1
 
 
-def _learning_rate(settings: PretrainSettings, step: int, elapsed_s: float) -> float:
-    done = min(elapsed_s / 60 / settings.minutes, 1.0)
-    falling = min((1 - done) / settings.decay, 1.0)
-    return settings.learning_rate * min((step + 1) / settings.warmup, 1.0) * (0.02 + 0.98 * falling)
-
-
-def _validation_loss(backbone: TrendBackbone, device: str) -> float:
-    """Mean loss over a fixed synthetic set that training never draws."""
-    losses = []
+def validation_loss(model: TrendModel, device: str) -> float:
+    """Mean demand loss over a fixed synthetic set that training never draws."""
+    backbone, losses = TrendBackbone(model), []
+    model.eval()
     with torch.no_grad():
         for offset, freq in enumerate(("D", "W", "M", "D", "W")):
-            batch = World(_VALIDATION_SEED + offset).batch(256, freq).to(device)
-            out = backbone(batch)
+            out = backbone(World(_VALIDATION_SEED + offset).batch(256, freq).to(device))
             assert out.loss_per_sample is not None
             losses.append(float(out.loss_per_sample.mean()))
+    model.train()
     return sum(losses) / len(losses)
 
 
-def pretrain(settings: PretrainSettings) -> Path:
-    """Train from scratch, or go on from the state in ``settings.out``; return the model's folder."""
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    fresh = TrendModel(TrendConfig()) if settings.init is None else TrendModel.from_pretrained(settings.init)
-    model = fresh.to(settings.device).train()
-    backbone = TrendBackbone(model)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(0.9, 0.98),
+def pretrain(recipe: Recipe, run: Run, *, progress: Progress = lambda _: None) -> Path:
+    """Train from scratch, or go on from the state in ``run.out``; return the model's folder.
+
+    Called in every process of a distributed run; a single process needs no launcher.
+    """
+    from accelerate import Accelerator
+
+    torch.set_num_threads(run.threads)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if recipe.bf16 else "no",
+        gradient_accumulation_steps=1,  # accumulated by hand: a micro-batch has its own seed
     )
-    state_path = settings.out / "state.pt"
-    step, elapsed_before = 0, 0.0
+    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    if (recipe.batch // recipe.micro_batch) % world:
+        raise ValueError(f"processes: {recipe.batch // recipe.micro_batch} micro-batches do not divide among {world}")
+    micro_batches = recipe.batch // recipe.micro_batch // world
+    torch.manual_seed(recipe.seed)
+    run.out.mkdir(parents=True, exist_ok=True)
+    shape = recipe.model.model_dump()
+    model = TrendModel(TrendConfig(**shape)) if run.init is None else TrendModel.from_pretrained(run.init)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    state_path, log_path = run.out / "state.pt", run.out / "training-log.jsonl"
+    step, elapsed_before, running = 0, 0.0, 0.0
     if state_path.exists():
-        state = torch.load(state_path, map_location=settings.device, weights_only=True)
+        state = torch.load(state_path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        step, elapsed_before = int(state["step"]), float(state["elapsed_s"])
-    start, last_save, running = time.monotonic(), time.monotonic(), None
-    log: list[dict[str, Any]] = []
-    log_path = settings.out / "training-log.jsonl"
+        step, elapsed_before, running = int(state["step"]), float(state["elapsed_s"]), float(state["running"])
+    log = []
     if log_path.exists():
-        log = [json.loads(line) for line in log_path.read_text("utf-8").splitlines()]
+        log = [row for line in log_path.read_text("utf-8").splitlines() if (row := json.loads(line))["step"] <= step]
+    model.train()
+    wrapped, optimiser = accelerator.prepare(model, optimiser)
+    started = last_save = time.monotonic()
+    board = _board(run) if accelerator.is_main_process else None
 
-    def save(elapsed_s: float) -> None:
+    def save() -> None:
+        elapsed = elapsed_before + time.monotonic() - started
         row = {
-            "elapsed_s": round(elapsed_s),
             "step": step,
-            "series": step * settings.batch,
-            "loss": round(running or 0.0, 5),
-            "validation_loss": round(_validation_loss(backbone, settings.device), 5),
+            "series": step * recipe.batch,
+            "elapsed_s": round(elapsed),
+            "loss": round(running, 5),
+            "validation_loss": round(validation_loss(model, str(device)), 5),
         }
         log.append(row)
-        model.save_pretrained(settings.out)
+        model.save_pretrained(run.out)
+        plain = {"model": model.state_dict(), "optimiser": _plain_state(optimiser), "step": step}
         with replacing(state_path) as temporary:
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                    "elapsed_s": elapsed_s,
-                },
-                temporary,
-            )
+            torch.save({**plain, "elapsed_s": elapsed, "running": running}, temporary)
         write_text(log_path, "".join(json.dumps(entry) + "\n" for entry in log))
-        print(json.dumps(row), flush=True)
+        if board is not None:
+            for name in ("loss", "validation_loss"):
+                board.add_scalar(name, row[name], step)
+            board.flush()
+        progress(row)
 
-    while True:
-        elapsed = elapsed_before + time.monotonic() - start
-        if elapsed >= settings.minutes * 60:
-            break
+    end = min(recipe.steps, recipe.steps if run.stop_after is None else run.stop_after)
+    while step < end:
         for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(settings, step, elapsed)
-        world = World(settings.seed * _SEED_STRIDE + step)
-        batch = world.batch(settings.batch).to(settings.device)
-        with torch.autocast(settings.device, dtype=torch.bfloat16):
-            out = backbone(batch)
-        assert out.loss_per_sample is not None
-        loss = out.loss_per_sample.mean()
+            group["lr"] = recipe.rate(step)
         optimiser.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for micro in range(micro_batches):
+            number = recipe.seed * _SEED_STRIDE + (step * micro_batches + micro) * world + rank
+            # Two in a row have one shape, so that two processes have equal work.
+            drawn = World(number, str(device), shape_seed=number // 2).batch(recipe.micro_batch)
+            loss = _loss(wrapped, drawn) / micro_batches
+            accelerator.backward(loss)
+            running += (float(loss.detach()) * micro_batches - running) * (0.01 if step else 1.0)
+        norm = accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
         if torch.isfinite(norm):  # a batch with an overflow is skipped, not learned from
             optimiser.step()
         step += 1
-        value = loss.item()
-        running = value if running is None else 0.99 * running + 0.01 * value
-        if time.monotonic() - last_save >= settings.save_every_s:
-            save(elapsed)
+        if accelerator.is_main_process and time.monotonic() - last_save >= run.save_every_s:
+            save()
             last_save = time.monotonic()
-    save(elapsed)
-    description = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
-    write_text(settings.out / "settings.json", json.dumps(description, indent=2) + "\n")
-    return settings.out
+    if accelerator.is_main_process:
+        save()
+        write_text(run.out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
+    accelerator.wait_for_everyone()  # the first process may still be writing; none leaves before it is done
+    accelerator.end_training()
+    return run.out
 
 
-def main() -> None:
-    """``python -m trend_server.pretraining.loop --out FOLDER --minutes M [--init FOLDER] [--threads N] ...``."""
-    import argparse
+def _loss(model: Any, batch: Batch) -> torch.Tensor:
+    out = model(
+        past_values=batch.past_values,
+        past_mask=batch.past_mask,
+        past_cov=batch.past_cov,
+        future_cov=batch.future_cov,
+        freq=batch.freq,
+        text=batch.text,
+        static_ids=batch.static_ids,
+        level_hint=batch.level_hint,
+        future_values=batch.future_values,
+        future_mask=batch.future_mask,
+        task="all",
+    )
+    mean: torch.Tensor = out.loss_per_sample.mean()
+    return mean
 
-    parser = argparse.ArgumentParser(description="Pretrain the backbone; started again, it goes on.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--init", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--decay", type=float, default=0.35)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    pretrain(PretrainSettings(**vars(parser.parse_args())))
+
+def _plain_state(optimiser: Any) -> dict[str, Any]:
+    inner = getattr(optimiser, "optimizer", optimiser)
+    found: dict[str, Any] = inner.state_dict()
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def _board(run: Run) -> Any:
+    if not run.tensorboard:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(run.out / "tensorboard")
+
+
+def _process(rank: int, processes: int, port: int, recipe: Recipe, run: Run) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "" if torch.cuda.is_available() else "true",
+    }
+    pretrain(recipe, run, progress=lambda row: print(json.dumps(row), flush=True))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def pretrain_in_processes(recipe: Recipe, run: Run, processes: int) -> Path:
+    """Train data-parallel on this machine: one process a CPU core or GPU."""
+    if processes <= 1:
+        return pretrain(recipe, run, progress=lambda row: print(json.dumps(row), flush=True))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spawn(_process, args=(processes, port, recipe, run), nprocs=processes)  # type: ignore[no-untyped-call]
+    return run.out

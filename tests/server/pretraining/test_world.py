@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import trend_server.pretraining.loop as loop
-from trend_common.backbones.trend import TrendConfig
+from trend_common.backbones.trend import TrendModel
 from trend_common.covariates import CHANNELS, INDEX, calendar_features
-from trend_server.pretraining.loop import PretrainSettings, pretrain
+from trend_common.errors import UsageError
+from trend_server.pretraining.loop import Run, pretrain, pretrain_in_processes
+from trend_server.pretraining.recipe import RECIPES, ModelShape, Recipe, load_recipe
 from trend_server.pretraining.world import LENGTHS, World
 
 
@@ -60,14 +62,84 @@ def test_its_calendar_is_the_one_of_real_data() -> None:
     np.testing.assert_allclose(made[0, :, :6].numpy(), real[:, :6], atol=1e-4)
 
 
-def test_a_killed_pretraining_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "TrendConfig", lambda: TrendConfig(d_model=16, n_layers=1, n_heads=2, d_ff=32))
-    monkeypatch.setattr(loop, "_validation_loss", lambda *_: 0.0)
-    settings = PretrainSettings(out=tmp_path, minutes=0.03, batch=8, save_every_s=0.5)
-    pretrain(settings)
-    first = [json.loads(line) for line in (tmp_path / "training-log.jsonl").read_text().splitlines()]
-    pretrain(PretrainSettings(out=tmp_path, minutes=0.06, batch=8, save_every_s=0.5))
-    log = [json.loads(line) for line in (tmp_path / "training-log.jsonl").read_text().splitlines()]
-    assert log[: len(first)] == first
-    assert log[-1]["step"] > first[-1]["step"] > 0
-    assert log[-1]["elapsed_s"] >= first[-1]["elapsed_s"]
+def test_words_say_when_a_product_sells() -> None:
+    """Products that are described as Christmas goods sell in December, whatever their own year does."""
+    from trend_server.pretraining.lexicon import catalogue
+
+    words = catalogue()
+    assert torch.allclose(words.text.norm(dim=1), torch.ones(len(words)), atol=1e-5)
+    december = ((words.peak > 335) & (words.peak < 352)).double()
+    assert 0.02 < float(december.mean()) < 0.2
+    # A linear reading of half of the descriptions tells the other half's December goods from the rest.
+    half, text = len(words) // 2, words.text.double()
+    gram = text[:half].T @ text[:half] + torch.eye(text.shape[1])
+    told = text[half:] @ torch.linalg.solve(gram, text[:half].T @ december[:half])
+    ours, others = told[december[half:] > 0], told[december[half:] == 0]
+    assert float((ours[:, None] > others).double().mean()) > 0.85
+
+
+def test_a_group_shares_its_level() -> None:
+    batch = World(6).batch(512, "W")
+    assert batch.future_values is not None
+    level = torch.log(batch.future_values.mean(1).clamp(min=0.05)).view(-1, 8)
+    within, between = float(level.var(1).mean()), float(level.mean(1).var())
+    assert between > 0.3 * within
+    few = batch.past_mask.sum(1) < 20
+    assert (batch.level_hint[~few] == 0).all()
+
+
+def test_shapes_follow_their_own_seed() -> None:
+    first, second = (World(seed, shape_seed=9).batch(4) for seed in (1, 2))
+    assert first.past_values.shape == second.past_values.shape
+    assert not torch.equal(first.future_values, second.future_values)
+
+
+def tiny(**changes: object) -> Recipe:
+    shape = ModelShape(d_model=16, n_layers=1, n_heads=2, d_ff=32)
+    return Recipe(**{"model": shape, "steps": 12, "batch": 8, "micro_batch": 4, "warmup": 2, "decay": 4, **changes})  # type: ignore[arg-type]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(TrendModel.from_pretrained(folder).state_dict())
+
+
+@pytest.fixture
+def _no_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "validation_loss", lambda *_: 0.0)
+
+
+@pytest.mark.usefixtures("_no_validation")
+def test_a_stopped_pretraining_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = pretrain(tiny(), Run(tmp_path / "whole"))
+    pretrain(tiny(), Run(tmp_path / "parts", stop_after=5))
+    parts = pretrain(tiny(), Run(tmp_path / "parts"))
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(parts)[name]), name
+    log = [json.loads(line) for line in (parts / "training-log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [5, 12]
+    other = pretrain(tiny(seed=1), Run(tmp_path / "other"))
+    assert not all(torch.equal(value, weights(other)[name]) for name, value in weights(whole).items())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_validation")
+def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
+    one = pretrain(tiny(steps=6, decay=0), Run(tmp_path / "one", tensorboard=False))
+    two = pretrain_in_processes(tiny(steps=6, decay=0), Run(tmp_path / "two"), 2)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(value, weights(two)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_recipes_are_checked(tmp_path: Path) -> None:
+    for name in RECIPES:
+        recipe = load_recipe(name)
+        assert recipe.rate(0) < recipe.rate(recipe.warmup) == recipe.learning_rate
+        assert recipe.rate(recipe.steps - 1) < 0.1 * recipe.learning_rate
+    with pytest.raises(UsageError, match="no recipe"):
+        load_recipe("nothing")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("stepz = 3\nbatch = 7\n")
+    with pytest.raises(UsageError, match="stepz"):
+        load_recipe(str(bad))
+    with pytest.raises(UsageError, match="multiple"):
+        load_recipe("trend-small", batch=100)
