@@ -24,8 +24,8 @@ def test_the_columns_are_the_ones_every_tool_reads() -> None:
     static = pd.DataFrame({"store": ["a"], "product": ["x"]}, index=["a/x"])
     table = forecast().to_frame(static)
     assert list(table.columns) == [
-        *("unique_id", "store", "product", "ds", "mean", "q05", "q10", "q20", "q30"),
-        *("q40", "q50", "q60", "q70", "q80", "q90", "q95"),
+        *("unique_id", "store", "product", "ds", "mean", "q01", "q05", "q10", "q20"),
+        *("q30", "q40", "q50", "q60", "q70", "q80", "q90", "q95", "q99"),
     ]
     assert table["store"].tolist() == ["a", "a", "", ""], "a series without a static row is described by nothing"
     assert_allclose(table["q90"].iloc[1], 0.9 * 10 + 1)
@@ -89,7 +89,7 @@ def test_a_quantile_between_two_levels_is_interpolated_and_outside_refused() -> 
     low, high = some.interval(0.5)
     assert_allclose(high - low, 50)
     with pytest.raises(ValueError, match="outside"):
-        some.quantile(0.01)
+        some.quantile(0.005)
 
 
 def test_select_takes_rows_by_name_and_names_a_missing_one() -> None:

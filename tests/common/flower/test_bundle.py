@@ -7,7 +7,7 @@ import zipfile
 
 from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256, _build
 
-RECORDED = "f274bfb398f40cf5d05e62c796461a09e450f9351a10dc273e64969134de12d5"
+RECORDED = "f47c7e6c3dd1af006728f3cdd94893fe9f2bcc47582995b8c96f725dc93ed047"
 
 
 def test_the_hash_is_the_one_that_invitations_carry() -> None:
@@ -27,4 +27,4 @@ def test_flower_accepts_it() -> None:
     import trend_common.flower  # noqa: F401
 
     components = get_fab_config(FAB_BYTES)["tool"]["flwr"]["app"]["components"]
-    assert components == {"serverapp": "trend_server.app:app", "clientapp": "trend_client.app:app"}
+    assert components == {"serverapp": "trend_server.app:app", "clientapp": "trend_client.app:make_app"}
