@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,8 @@ class Batch:
         level_hint: [N] a level to expect, for series with little or no history; 0 where there is none. Never set in
             private training, where it would tie a series to its siblings.
         future_values, future_mask: [N, H] targets, for training.
+        description: [N, D] uint8, the description's first bytes in UTF-8, 0 behind its end; for models that have a
+            tokenizer of their own.
     """
 
     past_values: Tensor
@@ -46,6 +50,7 @@ class Batch:
     level_hint: Tensor
     future_values: Tensor | None = None
     future_mask: Tensor | None = None
+    description: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.past_values.shape[0])
@@ -100,13 +105,17 @@ class Capabilities:
 class Backbone(nn.Module, ABC):
     """A frozen forecasting model with named places for LoRA.
 
-    Every layer in :attr:`lora_targets` is an ``nn.Linear`` whose input is [N, tokens, features], the window
-    first: per-series gradients rely on it, and the self-test checks it.
+    Every layer in :attr:`lora_targets` is a linear one whose input is [N · r, ..., features], the rows of a window
+    side by side (r is 1, or what the network declares as ``rows_per_window``): per-series gradients rely on it, and
+    the self-test checks it.
 
     Attributes:
         core: The network that carries the adapter; after :func:`trend_common.adapters.attach` a ``PeftModel``.
         task: Which loss :meth:`forward` gives.
+        tasks: What ``task`` may be set to.
     """
+
+    tasks: ClassVar[tuple[Task, ...]] = ("demand", "trend", "all")
 
     core: nn.Module
     name: str
@@ -124,3 +133,31 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def config(self) -> Mapping[str, object]:
         """The configuration that, with the weights, identifies the model."""
+
+    def fresh_parameters(self) -> tuple[str, ...]:
+        """Names, as in ``named_parameters``, of input layers and heads that did not come with a foreign core.
+
+        They start at random, and no private data can pay for training them: pretraining with the core frozen trains
+        exactly these. Gradient reaches them through the frozen core.
+        """
+        return ()
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Whether forecasts are noise so far: fresh heads are still as they were drawn."""
+        return False
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write configuration and weights into ``folder``, from which ``load_backbone`` reads them."""
+        core: Any = self.core
+        core.save_pretrained(folder)
+
+    def refuse_targets(self, layers: tuple[str, ...]) -> None:
+        """Raise if an adapter on one of these layers would make the gradient of a series wrong.
+
+        Args:
+            layers: Full names of the modules within :attr:`core` that the adapter's targets stand for.
+
+        Raises:
+            PolicyError: Naming the layers and the reason.
+        """
