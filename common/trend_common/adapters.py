@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
 from trend_common.backbones.base import Backbone
-from trend_common.errors import PolicyError
+from trend_common.errors import PolicyError, UsageError
 from trend_common.files import fsync_directory
 from trend_common.protocol import AdapterPlan
 from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
@@ -45,29 +46,31 @@ def attach(
     Args:
         rank: r.
         alpha: The update is (alpha / rank) B A.
-        targets: Names of linear layers.
+        targets: Names of linear layers, or the ends of their names within the core.
         train: Which of A and B get gradients.
         seed: Of A's draw; torch's global generator is left as it was.
 
     Raises:
-        PolicyError: The backbone has no layer of these names.
+        PolicyError: The backbone has no layer of these names, or one on which gradients of a series would be wrong.
     """
     core: Any = backbone.core
     if isinstance(core, PeftModel):
         raise ValueError("the backbone already carries an adapter")
-    present = {
-        name.rsplit(".", 1)[-1] for name, module in core.named_modules() if isinstance(module, torch.nn.Linear)
-    }
-    missing = sorted(set(targets) - present)
+    linear = [name for name, module in core.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    carrying = {target: [n for n in linear if n == target or n.endswith(f".{target}")] for target in targets}
+    missing = sorted(target for target, layers in carrying.items() if not layers)
     if missing:
         raise PolicyError(
             f"The backbone {backbone.name} has no linear layer named {', '.join(missing)}.",
             f"It can carry adapters on {', '.join(backbone.lora_targets)}.",
         )
+    backbone.refuse_targets(tuple(name for layers in carrying.values() for name in layers))
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft asks transformers for an attribute of an old name; nothing that a user could act on.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # GPT-2 keeps its weights transposed; peft sees it, says so for each layer, and does what is right.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         torch.manual_seed(seed)
         backbone.core = get_peft_model(core, config)
     backbone.eval()
@@ -145,7 +148,17 @@ def initial_adapter(
 
     Returns:
         The plan, the tensors that are trained (B is zero, so the model starts as the backbone), and the frozen ones.
+
+    Raises:
+        UsageError: The backbone's heads are still random; no adapter, least of all one under noise, mends that.
     """
+    if backbone.needs_pretraining:
+        raise UsageError(
+            f"The input layers and heads around {backbone.name} are as they were drawn at random, so that its "
+            "forecasts are noise.",
+            f"Train them on synthetic data first: trend-server pretrain --backbone {backbone.name} --freeze-core "
+            "--out FOLDER; then name that folder as the backbone.",
+        )
     attach(backbone, rank=rank, alpha=alpha, targets=targets, train=train, seed=seed)
     try:
         everything = export(backbone)

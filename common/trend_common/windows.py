@@ -24,7 +24,7 @@ from trend_common.covariates import CHANNELS, FREQUENCIES, INDEX, N_CALENDAR, SE
 from trend_common.errors import DataError
 from trend_common.panel import SalesPanel
 
-__all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "text_features"]
+__all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "text_features"]
 
 MAX_HORIZON: Final = 56
 """Steps of calendar and known-ahead values kept beyond the panel's end."""
@@ -33,6 +33,9 @@ MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
 """Steps since a series' first one before which no training window starts."""
 
 _N_TEXT: Final = 256
+_N_BYTES: Final = 64
+"""Bytes of a description that a model's own tokenizer gets."""
+
 _WORD: Final = re.compile(r"\w+")
 _TRIGRAM: Final = 0.4
 """What a trigram weighs beside a word: enough that forms and compounds of a word lie near it."""
@@ -59,6 +62,12 @@ def text_features(texts: Sequence[str], size: int = _N_TEXT) -> NDArray[np.float
     norms = np.linalg.norm(out, axis=1, keepdims=True)
     out /= np.where(norms > 0, norms, 1)
     return out
+
+
+def description_bytes(texts: Sequence[str], size: int = _N_BYTES) -> NDArray[np.uint8]:
+    """[len(texts), size] the first bytes of each text in UTF-8, 0 behind its end."""
+    padded = b"".join(text.encode("utf-8", errors="ignore")[:size].ljust(size, b"\0") for text in texts)
+    return np.frombuffer(padded, dtype=np.uint8).reshape(len(texts), size)
 
 
 def _buckets(texts: Sequence[str], salt: str) -> NDArray[np.int64]:
@@ -125,6 +134,10 @@ class PanelWindows:
     @cached_property
     def _text(self) -> NDArray[np.float32]:
         return text_features(self.panel.static["description"].tolist())
+
+    @cached_property
+    def _description(self) -> NDArray[np.uint8]:
+        return description_bytes(self.panel.static["description"].tolist())
 
     @cached_property
     def _static_ids(self) -> NDArray[np.int64]:
@@ -270,6 +283,7 @@ class PanelWindows:
         *,
         targets_end: int | None = None,
         level_hint: NDArray[np.float32] | None = None,
+        seen_from: NDArray[np.int64] | None = None,
     ) -> Batch:
         """The windows of ``rows`` at ``origins``.
 
@@ -279,6 +293,7 @@ class PanelWindows:
             horizon: H.
             targets_end: Give targets, known only before this step; None for no targets.
             level_hint: [N] expected levels for series without history.
+            seen_from: [N] steps before which nothing of the series is seen, as if it had been launched there.
 
         Returns:
             A batch with L = ``context`` and H = ``horizon``.
@@ -287,7 +302,8 @@ class PanelWindows:
         grid, n = self._grid, len(row)
         past = origin[:, None] - self.context + np.arange(self.context)[None]
         # From the series' own first step on: what lies before it must not depend on whether an older series is here.
-        exists = ((past >= self.first[row][:, None]) & (past < self.n_steps)).astype(np.float32)
+        first = self.first[row] if seen_from is None else np.maximum(self.first[row], seen_from)
+        exists = ((past >= first[:, None]) & (past < self.n_steps)).astype(np.float32)
         clipped = past.clip(0, self.n_steps - 1)
         ahead = (origin[:, None] + np.arange(horizon)[None]).clip(0, len(self.dates) - 1)
         at = row[:, None]
@@ -342,6 +358,7 @@ class PanelWindows:
             level_hint=torch.from_numpy(hint),
             future_values=future_values,
             future_mask=future_mask,
+            description=torch.from_numpy(self._description[row]),
         )
 
     def _closed_ahead(

@@ -11,6 +11,7 @@ from trend_common.covariates import CHANNELS, FREQUENCIES
 __all__ = ["random_batch"]
 
 _N_TEXT = 256
+_N_BYTES = 24
 
 
 def random_batch(
@@ -51,7 +52,9 @@ def random_batch(
         "future_values": (values * known)[:, context:],
         "future_mask": known[:, context:],
     }.items()}  # fmt: skip
+    words = rng.choice(np.frombuffer(b"abcdefgh ", dtype=np.uint8), (rows, _N_BYTES))
     return Batch(
+        description=torch.from_numpy(words * (np.arange(_N_BYTES) < rng.integers(0, _N_BYTES, (rows, 1)))),
         freq=torch.full((rows,), FREQUENCIES.index(freq), dtype=torch.int64),
         static_ids=torch.from_numpy(rng.integers(0, 512, (rows, 3))),
         **tensors,

@@ -9,6 +9,9 @@ gradient of the batch is never formed: ``p.grad`` stays None. ``windows_per_seri
 one unit; the loss is averaged over them before it is differentiated, so that clipping bounds what a whole series can
 do. Clipping windows one by one would let a series of k windows move the sum by k·C.
 
+A model may spread a window over several rows, such as a series and its covariates. It then declares
+``rows_per_window`` and stands them side by side; all of them are the unit's.
+
 >>> import torch
 >>> model = torch.nn.Linear(3, 1, bias=False)
 >>> with PerSeriesGradients(model, windows_per_series=2) as gradients:
@@ -58,6 +61,7 @@ class PerSeriesGradients:
         if windows_per_series < 1:
             raise ValueError(f"windows_per_series is {windows_per_series}; it must be 1 or more")
         self.windows_per_series = windows_per_series
+        self._rows_per_window = _rows_per_window(model)
         self._layers = check_model(model)
         self._names: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._rows: int | None = None
@@ -154,12 +158,14 @@ class PerSeriesGradients:
 
     def _units(self, layer: str, leading: int) -> int:
         """Number of units, after a check that the layer sees the batch's own rows."""
-        if leading != self._rows:
+        if self._rows is None or leading != self._rows * self._rows_per_window:
+            spread = f", {self._rows_per_window} rows each" if self._rows_per_window > 1 else ""
             raise PolicyError(
-                f"Layer {layer} sees a leading dimension of {leading} where the batch has {self._rows} windows.",
+                f"Layer {layer} sees a leading dimension of {leading} where the batch has {self._rows} "
+                f"windows{spread}.",
                 "The layer folds or moves the batch dimension, so its rows are not single series. " + _HINT,
             )
-        return leading // self.windows_per_series
+        return self._rows // self.windows_per_series
 
 
 def check_model(model: nn.Module) -> dict[str, nn.Linear]:
@@ -193,6 +199,15 @@ def check_model(model: nn.Module) -> dict[str, nn.Linear]:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise PolicyError(f"This model cannot be trained privately: {shown}.", _HINT)
     return layers
+
+
+def _rows_per_window(model: nn.Module) -> int:
+    """Rows that the model's layers see for each window; 1 unless a module of it declares another number."""
+    found = (getattr(module, "rows_per_window", None) for module in model.modules())
+    declared = {rows for rows in found if isinstance(rows, int)}
+    if len(declared) > 1 or any(rows < 1 for rows in declared):
+        raise PolicyError(f"The model's parts declare {sorted(declared)} rows for each window.", _HINT)
+    return declared.pop() if declared else 1
 
 
 def _replacement(owner: PerSeriesGradients, name: str, layer: nn.Linear) -> Callable[[Tensor], Tensor]:

@@ -33,7 +33,7 @@ __all__ = ["SHIPPED", "AdapterPolicy", "Policy", "Verdict"]
 SHIPPED = "shipped"
 """In ``backbones``: the backbone that came with this installation, by the hash of its own files."""
 
-_TENSOR = re.compile(r"(?:^|\.)(?P<layer>\w+)\.lora_(?P<factor>[AB])(?:\.\w+)?\.weight$")
+_TENSOR = re.compile(r"^(?P<layer>\w+(?:\.\w+)*)\.lora_(?P<factor>[AB])(?:\.\w+)?\.weight$")
 
 
 class _Strict(BaseModel):
@@ -217,7 +217,8 @@ class Policy(_Strict):
         for specs, factors in ((adapter.tensors, trained), (adapter.frozen, "AB")):
             for spec in specs:
                 match = _TENSOR.search(spec.name)
-                if match is None or match["layer"] not in adapter.targets or match["factor"] not in factors:
+                ends = tuple(f".{target}" for target in adapter.targets)
+                if match is None or not f".{match['layer']}".endswith(ends) or match["factor"] not in factors:
                     problems.append(
                         f"tensor {spec.name!r} is not a LoRA factor {' or '.join(factors)} of its targets"
                     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trend_common.windows import text_features
+from trend_common.windows import description_bytes, text_features
 
 __all__ = ["Catalogue", "catalogue"]
 
@@ -65,10 +65,11 @@ _SYLLABLES: Final = (
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Descriptions with what they say. P products, T text features.
+    """Descriptions with what they say. P products, T text features, D bytes.
 
     Attributes:
         text: [P, T] features of each description.
+        description: [P, D] its first bytes.
         peak: [P] day of the year at which it sells; -1 where the description does not say.
         width: [P] days.
         strength: [P] on the log rate.
@@ -77,6 +78,7 @@ class Catalogue:
     """
 
     text: Tensor
+    description: Tensor
     peak: Tensor
     width: Tensor
     strength: Tensor
@@ -131,4 +133,7 @@ def catalogue(products: int = 6000, seed: int = 7) -> Catalogue:
         text = " ".join(words)
         texts.append(text.upper() if rng.random() < 0.3 else text)
     tensors = {name: torch.from_numpy(value) for name, value in columns.items()}
-    return Catalogue(text=torch.from_numpy(text_features(texts)), peak=torch.from_numpy(peak), **tensors)
+    words_of = {"text": text_features(texts), "description": description_bytes(texts).copy()}
+    return Catalogue(
+        **{name: torch.from_numpy(value) for name, value in words_of.items()}, peak=torch.from_numpy(peak), **tensors
+    )

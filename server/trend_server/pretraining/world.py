@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -55,9 +55,10 @@ class _Calendar:
 
 @dataclass(frozen=True)
 class _Products:
-    """[B, 1] what the description says, zero or -1 where it says nothing, and [B, F] its text features."""
+    """[B, 1] what the description says, zero or -1 where it says nothing, and [B, F] its text features and bytes."""
 
     text: Tensor
+    description: Tensor
     peak: Tensor
     width: Tensor
     strength: Tensor
@@ -193,7 +194,8 @@ class World:
         announced = torch.where(self._on(0.5, b) > 0, closed, weekday)
         covariates[:, longest:, INDEX["closed"]] = announced[:, longest:] * knows["closed"]
         described = self._on(0.6, b) * (1 - priced)
-        return self._cut(values, known, covariates, freq, longest, products.text * described)
+        cut = self._cut(values, known, covariates, freq, longest, products.text * described)
+        return replace(cut, description=products.description * described.to(torch.uint8))
 
     def _products(self, b: int) -> _Products:
         words = _words(self.device)
@@ -203,6 +205,7 @@ class World:
         }
         return _Products(
             text=words.text[index],
+            description=words.description[index],
             peak=column["peak"],
             width=column["width"],
             strength=column["strength"] * (column["peak"] >= 0),
