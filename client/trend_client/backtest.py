@@ -8,28 +8,26 @@ was removed but planned prices, promotions and holidays, so that none can look a
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from trend_client import gate
+from trend_client.contest import Contest, Forecaster, Runner, common, contest
 from trend_client.gate import CHOSEN, Choice, Gain, Window
+from trend_client.trial import Trial, Tryout, losses
 from trend_common import __version__
 from trend_common.baselines import BASELINES, baseline_forecast
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
-from trend_common.metrics import SeasonalError, series_losses
+from trend_common.metrics import SeasonalError
 from trend_common.panel import SalesPanel
 from trend_common.scoring import Actuals, Origins, Score, actuals, origins, panel_before, scale_of, score
 
 __all__ = ["METHOD_NAMES", "Backtest", "Forecaster", "MethodResult", "backtest", "baseline_forecasters"]
-
-Forecaster = Callable[[SalesPanel, pd.Timestamp, int], Forecast]
-"""(panel, origin, horizon) → forecast of the steps from ``origin`` on, for any of the panel's series."""
 
 METHOD_NAMES: Final = {
     "naive": "Naive (last value)",
@@ -60,7 +58,7 @@ class Backtest:
 
     Attributes:
         freq, horizon, origins: The cut.
-        methods: Method → scores, in the order given, :data:`~trend_client.gate.CHOSEN` last.
+        methods: Method → scores, in the order given, :data:`~trend_client.gate.CHOSEN` last; all on the same series.
         old: The best old method on validation, which the verdict compares with.
         choice: The gate's choice, to be applied to the forecasts that a planner gets.
         validation_gain, test_gain: The choice against ``old``.
@@ -68,6 +66,9 @@ class Backtest:
         new_series: Sold in the test window but too young to be scored.
         forecast: The chosen forecast of the test window.
         actuals: What came to pass there, for the same series.
+        sample: Method → scores on the sample on which slow methods were tried: those that were left out, and all of
+            ``methods`` on the same series. Empty if none was left out.
+        trials: What was tried on a sample first, and what followed.
     """
 
     freq: str
@@ -82,18 +83,34 @@ class Backtest:
     new_series: int
     forecast: Forecast
     actuals: Actuals
+    sample: Mapping[str, MethodResult] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Methods that were scored on the sample alone, and are no candidates."""
+        return tuple(name for name in self.sample if name not in self.methods)
 
     def table(self) -> pd.DataFrame:
-        """One row a method and window: ``method, window, wape, ..., dropped, seconds``."""
+        """One row a method, window and set of series: ``method, window, on, wape, ..., dropped, seconds``.
+
+        ``on`` is "all" or "sample"; rows can be compared within one window and one set.
+        """
         rows = [
-            {"method": name, "window": window, **values, "seconds": round(result.seconds, 3)}
-            for name, result in self.methods.items()
+            {"method": name, "window": window, "on": on, **values, "seconds": round(result.seconds, 3)}
+            for on, methods in (("all", self.methods), ("sample", self.sample))
+            for name, result in methods.items()
             for window, values in (("validation", result.validation), ("test", result.test))
         ]
         return pd.DataFrame(rows)
 
     def to_json(self) -> dict[str, Any]:
-        """The backtest as JSON values; a method's own figures are of the test window, undefined ones are null."""
+        """The backtest as JSON values; a method's own figures are of the test window, undefined ones are null.
+
+        A method whose ``on`` is "sample" was left out: its figures are of the sample, and ``sample`` has the figures
+        of all methods on the same series.
+        """
+        alone = {name: self.sample[name] for name in self.left_out}
         return {
             "schema": 1,
             "version": __version__,
@@ -103,12 +120,19 @@ class Backtest:
             "validation": str(self.origins.validation.date()),
             "test": str(self.origins.test.date()),
             "methods": {
-                name: {
-                    **_finite(result.test),
-                    "validation": _finite(result.validation),
-                    "seconds": round(result.seconds, 3),
+                **{name: {"on": "all", **_result(result)} for name, result in self.methods.items()},
+                **{name: {"on": "sample", **_result(result)} for name, result in alone.items()},
+            },
+            "sample": {name: _result(result) for name, result in self.sample.items()},
+            "trials": {
+                one.method: {
+                    "series": one.series,
+                    "of": one.of,
+                    "gain": _gain(one.gain),
+                    "share": _number(one.share),
+                    "run_on_all": one.competitive,
                 }
-                for name, result in self.methods.items()
+                for one in self.trials
             },
             "choice": self.choice.default,
             "chosen": self.choice.counts,
@@ -140,6 +164,7 @@ def backtest(
     *,
     incumbents: Sequence[str] | None = None,
     windows: int = 1,
+    tryout: Tryout | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Backtest:
     """Compare methods on validation, choose, and report the test.
@@ -152,6 +177,8 @@ def backtest(
         incumbents: The old methods, than which the choice is never worse on validation; default: the statistical
             baselines among ``forecasters``.
         windows: Validation windows.
+        tryout: Slow methods that are run on all series only if a sample shows that they could matter
+            (:mod:`trend_client.trial`); None runs every method on all series.
         progress: Called with a method's name before it forecasts.
 
     Raises:
@@ -162,44 +189,18 @@ def backtest(
     if not old:
         raise ValueError("incumbents: at least one old method is needed to compare with")
     cut = origins(panel, horizon, windows=windows)
-    seconds = dict.fromkeys(forecasters, 0.0)
-
-    def forecasts(origin: pd.Timestamp) -> dict[str, Forecast]:
-        known = panel_before(panel, origin)
-        result = {}
-        for name, forecaster in forecasters.items():
-            if progress is not None:
-                progress(name)
-            started = time.perf_counter()
-            result[name] = forecaster(known, origin, horizon)
-            seconds[name] += time.perf_counter() - started
-        return result
-
-    truth = [actuals(panel, origin, horizon) for origin in cut.rolling]
-    made = [forecasts(origin) for origin in cut.rolling]
-    ids = _common([*(known.ids for known in truth), *(one.ids for window in made for one in window.values())])
-    if not ids:
-        raise DataError(
-            f"No series has enough sales before {cut.rolling[0].date()} and any in the {horizon} steps after it.",
-            "Use a shorter horizon or a longer history.",
-        )
-    scale = scale_of(panel, ids, cut.rolling[0])
-    judged = [
-        Window(known.select(ids).y, {name: one.select(ids) for name, one in window.items()})
-        for known, window in zip(truth, made, strict=True)
-    ]
-    choice = gate.choose(judged, scale, incumbents=old)
-    reference = min(old, key=lambda name: choice.losses.get(name, math.inf))
-    judged = [Window(w.y, {**w.forecasts, CHOSEN: choice.apply(w.forecasts).select(ids)}) for w in judged]
-    validation = {
-        name: _average([score(w.y, w.forecasts[name], scale) for w in judged]) for name in judged[0].forecasts
-    }
-    validation_gain = gate.gain(*_pair(judged, scale, reference), against=reference)
+    run = Runner(forecasters, horizon, progress)
+    found = contest(panel, cut, run, incumbents=old, tryout=tryout)
+    choice = found.choice
+    reference = min(found.incumbents, key=lambda name: choice.losses.get(name, math.inf))
+    validation_gain = gate.gain(*_pair(found.windows, found.scale, reference), against=reference)
 
     # Nothing above has seen the test window; nothing below changes the choice.
-    final_truth = actuals(panel, cut.test, horizon)
-    final = forecasts(cut.test)
-    kept = _common([final_truth.ids, *(one.ids for one in final.values())])
+    truth = actuals(panel, cut.test, horizon)
+    known = panel_before(panel, cut.test)
+    compared = [name for name in found.windows[0].forecasts if name != CHOSEN]
+    final = {name: run(name, known, cut.test) for name in compared}
+    kept = common([truth.ids, *(one.ids for one in final.values())])
     if not kept:
         raise DataError(
             f"No series has sales in the last {horizon} steps, from {cut.test.date()} on.",
@@ -207,38 +208,76 @@ def backtest(
         )
     final = {name: one.select(kept) for name, one in final.items()}
     final[CHOSEN] = choice.apply(final).select(kept)
-    final_truth = final_truth.select(kept)
-    final_scale = scale_of(panel, kept, cut.rolling[0])
-    test = {name: score(final_truth.y, one, final_scale) for name, one in final.items()}
-    test_gain = gate.gain(*_pair([Window(final_truth.y, final)], final_scale, reference), against=reference)
+    truth = truth.select(kept)
+    scale = scale_of(panel, kept, cut.rolling[0])
+    test_gain = gate.gain(*_pair([Window(truth.y, final)], scale, reference), against=reference)
+    sentences = [gate.verdict(choice, validation_gain, test_gain, names=METHOD_NAMES)]
+    sentences += [one.sentence(METHOD_NAMES) for one in found.trials if not one.competitive]
     return Backtest(
         freq=panel.freq,
         horizon=horizon,
         origins=cut,
-        methods={name: MethodResult(validation[name], test[name], seconds.get(name, 0.0)) for name in test},
+        methods=_results(found.windows, found.scale, Window(truth.y, final), scale, run.seconds),
         old=reference,
         choice=choice,
         validation_gain=validation_gain,
         test_gain=test_gain,
-        verdict=gate.verdict(choice, validation_gain, test_gain, names=METHOD_NAMES),
-        new_series=final_truth.excluded,
+        verdict=" ".join(sentences),
+        new_series=truth.excluded,
         forecast=final[CHOSEN],
-        actuals=final_truth,
+        actuals=truth,
+        sample=_on_sample(found, run, known, cut.test, truth, final, scale),
+        trials=found.trials,
     )
+
+
+def _results(
+    windows: Sequence[Window],
+    scale: SeasonalError,
+    test: Window,
+    test_scale: SeasonalError,
+    seconds: Mapping[str, float],
+) -> dict[str, MethodResult]:
+    """Scores of all methods of ``test``."""
+    return {
+        name: MethodResult(
+            _average([score(w.y, w.forecasts[name], scale) for w in windows]),
+            score(test.y, forecast, test_scale),
+            seconds.get(name, 0.0),
+        )
+        for name, forecast in test.forecasts.items()
+    }
+
+
+def _on_sample(
+    found: Contest,
+    run: Runner,
+    known: SalesPanel,
+    origin: pd.Timestamp,
+    truth: Actuals,
+    final: Mapping[str, Forecast],
+    scale: SeasonalError,
+) -> dict[str, MethodResult]:
+    """All methods on the sampled series that can be scored in both windows, if any method was left out."""
+    slow = [one.method for one in found.trials if not one.competitive]
+    if not slow:
+        return {}
+    wanted = common([found.sample, truth.ids])
+    if not wanted:
+        return {}
+    made = {name: run(name, known, origin, wanted) for name in slow}
+    ids = common([wanted, *(one.ids for one in made.values())])
+    rows = [truth.ids.index(name) for name in ids]
+    part = SeasonalError(scale.absolute[rows], scale.squared[rows])
+    both = {**made, **final}
+    forecasts = {name: both[name].select(ids) for name in (*run.forecasters, CHOSEN)}
+    test = Window(truth.y[rows], forecasts)
+    return _results(found.sample_windows, found.sample_scale, test, part, run.seconds)
 
 
 def _pair(windows: Sequence[Window], scale: SeasonalError, old: str) -> tuple[Any, Any]:
     """[S] losses of the choice and of the old method, over all windows."""
-    chosen, reference = (
-        np.mean([series_losses(w.y, w.forecasts[name], scale) for w in windows], axis=0) for name in (CHOSEN, old)
-    )
-    return chosen, reference
-
-
-def _common(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The ids in all groups, in the first one's order."""
-    shared = set(groups[0]).intersection(*groups[1:])
-    return tuple(name for name in groups[0] if name in shared)
+    return losses(windows, CHOSEN, scale), losses(windows, old, scale)
 
 
 def _average(scores: Sequence[Score]) -> Score:
@@ -250,6 +289,14 @@ def _average(scores: Sequence[Score]) -> Score:
         values = [float(one[key]) for one in scores]  # type: ignore[literal-required]
         merged[key] = max(values) if key in ("series", "dropped") else float(np.mean(values))
     return Score(**{**merged, "series": int(merged["series"]), "dropped": int(merged["dropped"])})  # type: ignore[typeddict-item]
+
+
+def _result(result: MethodResult) -> dict[str, Any]:
+    return {
+        **_finite(result.test),
+        "validation": _finite(result.validation),
+        "seconds": round(result.seconds, 3),
+    }
 
 
 def _finite(values: Score) -> dict[str, float | int | None]:

@@ -172,6 +172,10 @@ def backtest_command(
     horizon: Annotated[
         int | None, typer.Option(min=1, max=56, help="Steps ahead. Default: the federation's.")
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Run slow methods on all series, not on a sample first. Can take many minutes."),
+    ] = False,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
     json_out: JsonOption = None,
@@ -182,6 +186,7 @@ def backtest_command(
     from trend_client.backtest import backtest
     from trend_client.outcome import forecasters, load_model
     from trend_client.screens import show_backtest
+    from trend_client.trial import Tryout
     from trend_common.files import write_json
 
     panel, engine = place.panel(), place.engine()
@@ -191,6 +196,7 @@ def backtest_command(
             panel,
             model.horizon,
             forecasters(engine, model, country=place.country),
+            tryout=None if full else Tryout(),
             progress=lambda name: status.update(f"Backtest: {name}"),
         )
     show_backtest(result)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from trend_common.forecasts import Forecast, choose_rows
 from trend_common.metrics import SeasonalError, pinball
 
-__all__ = ["CHOSEN", "Choice", "Gain", "Window", "choose", "gain", "verdict"]
+__all__ = ["CHOSEN", "Choice", "Gain", "Window", "choose", "compared", "gain", "verdict"]
 
 Array = NDArray[np.float64]
 
@@ -222,7 +222,7 @@ def verdict(choice: Choice, validation: Gain, test: Gain | None, *, names: Mappi
         if test is not None:
             sentences.append("So the test window holds no gain and no loss")
         return ". ".join(sentences) + "."
-    sentences = [first, f"On validation the error was {_compared(validation)} than with {old}"]
+    sentences = [first, f"On validation the error was {compared(validation)} than with {old}"]
     sentences.append("The choice was made there, so this figure flatters it")
     if test is not None:
         outcome = {
@@ -230,7 +230,7 @@ def verdict(choice: Choice, validation: Gain, test: Gain | None, *, names: Mappi
             "unclear": "The difference is within what chance among series can do",
             "worse": "The old method would have been better in those weeks",
         }[test.outcome]
-        sentences.append(f"On the test window, which the choice never saw, it was {_compared(test)}. {outcome}")
+        sentences.append(f"On the test window, which the choice never saw, it was {compared(test)}. {outcome}")
     return ". ".join(sentences) + "."
 
 
@@ -238,14 +238,15 @@ def _all(total: int) -> str:
     return "the only product series" if total == 1 else f"all {total} product series"
 
 
-def _compared(value: Gain) -> str:
+def compared(value: Gain) -> str:
     """ "14 % lower (95 % interval over series: 9 % lower to 19 % lower)"."""
     if np.isnan(value.relative):
         return "not comparable (nothing sold)"
     text = _percent(value.relative)
     if value.low is None or value.high is None:
         return f"{text} ({value.series} series: too few for an interval)"
-    return f"{text} (95 % interval over series: {_percent(value.low)} to {_percent(value.high)})"
+    ends = (value.low, value.high) if value.high > 0 else (value.high, value.low)  # the lesser difference first
+    return f"{text} (95 % interval over series: {_percent(ends[0])} to {_percent(ends[1])})"
 
 
 def _percent(relative: float) -> str:

@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
 from trend_client.engine import Engine
+from trend_client.gate import Choice
 from trend_client.home import ClientHome
 from trend_client.outputs import write_backtest, write_forecasts
 from trend_client.report import Privacy, ReportData, SentMessage, write_report
 from trend_client.training import TrainingData
+from trend_client.trial import Tryout
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
@@ -26,6 +29,7 @@ __all__ = ["Model", "Outcome", "conclude", "forecasters", "load_model", "persona
 
 _BASELINES = ("seasonal-naive", "same-phase-mean", "auto-ets")
 _LOCAL_RANK = 2
+_TRYOUT = Tryout()
 
 Progress = Callable[[str], None]
 
@@ -99,6 +103,19 @@ def forecasters(engine: Engine, model: Model, *, country: str | None = None) -> 
     return found
 
 
+def _chosen(
+    choice: Choice, methods: Mapping[str, Forecaster], panel: SalesPanel, origin: pd.Timestamp, horizon: int
+) -> Forecast:
+    """Each series' forecast by the method chosen for it; the slow ones forecast no other series than theirs."""
+    made: dict[str, Forecast] = {}
+    for name in sorted({*choice.methods.values(), choice.default}):
+        part = panel
+        if name in _TRYOUT.methods and name != choice.default:
+            part = panel.select(series for series in panel.ids if choice.methods.get(series) == name)
+        made[name] = methods[name](part, origin, horizon)
+    return choice.apply(made)
+
+
 def conclude(
     home: ClientHome,
     engine: Engine,
@@ -114,12 +131,15 @@ def conclude(
     """Backtest, choose, forecast the steps after the panel's end, and write everything.
 
     Where the history is too short for a backtest the pretrained or shared model forecasts, and the report says so.
+    With many series, slow methods are tried on a sample first (:mod:`trend_client.trial`).
     """
     methods = forecasters(engine, model, country=country)
     folder = out or home.output
     result: Backtest | None
     try:
-        result = backtest(panel, model.horizon, methods, progress=lambda name: progress(f"backtest: {name}"))
+        result = backtest(
+            panel, model.horizon, methods, tryout=_TRYOUT, progress=lambda name: progress(f"backtest: {name}")
+        )
     except DataError:
         result = None
     progress("forecasting")
@@ -128,8 +148,7 @@ def conclude(
         name = next(one for one in ("shared", "zero-shot") if one in methods)
         forecast = methods[name](panel, origin, model.horizon)
     else:
-        needed = set(result.choice.methods.values()) | {result.choice.default}
-        forecast = result.choice.apply({name: methods[name](panel, origin, model.horizon) for name in sorted(needed)})
+        forecast = _chosen(result.choice, methods, panel, origin, model.horizon)
         write_backtest(folder, result)
     csv, _ = write_forecasts(folder, forecast, panel.static)
     progress("report")

@@ -13,9 +13,9 @@ from trend_common.console import console
 from trend_common.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from trend_client.backtest import Backtest
+    from trend_client.backtest import Backtest, MethodResult
     from trend_client.outcome import Outcome
     from trend_common.privacy.budget import Budget
     from trend_common.privacy.sent import SentMessage
@@ -77,21 +77,32 @@ def show_sent(messages: Sequence[SentMessage], json_out: Path | None) -> None:
 
 
 def show_backtest(result: Backtest) -> None:
-    """The table of methods on the test window, and the verdict."""
+    """The table of methods on the test window, and the verdict; methods of the sample in a table of their own."""
+    console.print(
+        _scores(f"Backtest: the last {result.horizon} steps, which the choice never saw", result.methods, ())
+    )
+    if result.sample:
+        series = max(one.test["series"] for one in result.sample.values())
+        title = f"On a sample of {series} series alone: not to be compared with the table above"
+        console.print(_scores(title, result.sample, result.left_out))
+    console.print(escape(result.verdict))
+
+
+def _scores(title: str, methods: Mapping[str, MethodResult], left_out: Sequence[str]) -> Table:
     from trend_client.backtest import METHOD_NAMES
 
-    table = Table(title=f"Backtest: the last {result.horizon} steps, which the choice never saw")
+    table = Table(title=title)
     table.add_column("method")
     for name in ("WAPE", "MASE", "SQL", "80 % interval covers"):
         table.add_column(name, justify="right")
-    best = min(result.methods, key=lambda name: result.methods[name].test["sql"])
-    for name, row in result.methods.items():
+    best = min(methods, key=lambda name: methods[name].test["sql"])
+    for name, row in methods.items():
         test = row.test
-        cells = [METHOD_NAMES.get(name, name), f"{test['wape']:.3f}", f"{test['mase']:.3f}", f"{test['sql']:.3f}"]
+        called = METHOD_NAMES.get(name, name) + (" (not run on all)" if name in left_out else "")
+        cells = [called, f"{test['wape']:.3f}", f"{test['mase']:.3f}", f"{test['sql']:.3f}"]
         cells.append(f"{100 * test['coverage80']:.0f} %")
         table.add_row(*cells, style="bold green" if name == best else "")
-    console.print(table)
-    console.print(escape(result.verdict))
+    return table
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from trend_client.backtest import METHOD_NAMES, Backtest
+from trend_client.backtest import METHOD_NAMES, Backtest, MethodResult
 from trend_client.gate import CHOSEN, Gain
 from trend_client.report import words
 from trend_client.report.charts import fan_chart
@@ -202,36 +202,13 @@ def _young(data: ReportData, name: str) -> dict[str, str]:
 
 
 def _backtest(backtest: Backtest) -> dict[str, Any]:
-    """The rows of the table, the lowest figure of each column marked."""
-    columns = [("validation", key) for key in ("wape", "mase", "sql")] + [
-        ("test", key) for key in ("wape", "mase", "sql")
-    ]
-    values = {
-        name: [float(getattr(result, window)[key]) for window, key in columns]
-        for name, result in backtest.methods.items()
-    }
-    lowest = [
-        min((row[position] for row in values.values() if math.isfinite(row[position])), default=math.nan)
-        for position in range(len(columns))
-    ]
-    longest = max((row[-1] for row in values.values() if math.isfinite(row[-1])), default=1.0) or 1.0
-    rows = []
-    for name, row in values.items():
-        test = backtest.methods[name].test
-        rows.append(
-            {
-                "name": METHOD_NAMES.get(name, name),
-                "chosen": name == CHOSEN,
-                "old": name == backtest.old,
-                "cells": [(_figure(value), value == low) for value, low in zip(row, lowest, strict=True)],
-                "bar": round(100 * row[-1] / longest, 1) if math.isfinite(row[-1]) else 0,
-                "coverage": [_percentage(test["coverage80"]), _percentage(test["coverage90"])],
-            }
-        )
+    """The tables of all series and, if a method was left out, of the sample."""
     first, last = backtest.actuals.ds[0], backtest.actuals.ds[-1]
     test = backtest.methods[CHOSEN].test
     return {
-        "rows": rows,
+        "rows": _rows(backtest.methods, backtest),
+        "sample": _rows(backtest.sample, backtest),
+        "sample_series": max((f"{one.test['series']:,}" for one in backtest.sample.values()), default=""),
         "verdict": backtest.verdict,
         "outcome": backtest.test_gain.outcome,
         "coverage": words.coverage_sentence(backtest),
@@ -241,6 +218,36 @@ def _backtest(backtest: Backtest) -> dict[str, Any]:
         "dropped": test["dropped"],
         "new": backtest.new_series,
     }
+
+
+def _rows(methods: Mapping[str, MethodResult], backtest: Backtest) -> list[dict[str, Any]]:
+    """The rows of one table, the lowest figure of each column marked."""
+    columns = [("validation", key) for key in ("wape", "mase", "sql")] + [
+        ("test", key) for key in ("wape", "mase", "sql")
+    ]
+    values = {
+        name: [float(getattr(result, window)[key]) for window, key in columns] for name, result in methods.items()
+    }
+    lowest = [
+        min((row[position] for row in values.values() if math.isfinite(row[position])), default=math.nan)
+        for position in range(len(columns))
+    ]
+    longest = max((row[-1] for row in values.values() if math.isfinite(row[-1])), default=1.0) or 1.0
+    rows = []
+    for name, row in values.items():
+        test = methods[name].test
+        rows.append(
+            {
+                "name": METHOD_NAMES.get(name, name),
+                "chosen": name == CHOSEN,
+                "old": name == backtest.old,
+                "left_out": name in backtest.left_out,
+                "cells": [(_figure(value), value == low) for value, low in zip(row, lowest, strict=True)],
+                "bar": round(100 * row[-1] / longest, 1) if math.isfinite(row[-1]) else 0,
+                "coverage": [_percentage(test["coverage80"]), _percentage(test["coverage90"])],
+            }
+        )
+    return rows
 
 
 def _privacy(data: ReportData) -> dict[str, Any]:
