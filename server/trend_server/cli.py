@@ -7,13 +7,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from trend_common.console import console, run_app
 from trend_common.errors import UsageError
 from trend_server.home import ServerHome, default_home
+from trend_server.pretraining.command import pretrain_command
 
 __all__ = ["app", "main"]
 
@@ -235,6 +238,25 @@ def export(
 
     card = Registry(_home(context, home, must_exist=True).registry).export(version, out)
     console.print(f"Wrote version {card.version} ({card.adapter_sha256[:12]}) to {escape(str(out))}.")
+
+
+class _Spread(TyperCommand):
+    """Takes ``--data a.csv b.csv`` for ``--data a.csv --data b.csv``; so for ``--model``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        spread: list[str] = []
+        option = ""
+        for word in args:
+            if word.startswith("-"):
+                option = word if word in ("--data", "--model") else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+app.command("pretrain", cls=_Spread)(pretrain_command)
 
 
 def _home(context: typer.Context, given: Path | None, *, must_exist: bool = False) -> ServerHome:
