@@ -7,7 +7,7 @@ How quantiles come about:
 
 - ``naive``, ``seasonal-naive``: normal, around the point forecast, with the root mean square of the in-sample
   residuals times the root of the number of (seasonal) steps ahead. This is what statsforecast's own levels do.
-- ``same-phase-mean``: empirical, the quantiles of its own in-sample one-step residuals.
+- ``same-phase-mean``, ``same-phase-mean-4``: empirical, the quantiles of its own in-sample one-step residuals.
 - ``auto-ets``, ``auto-theta``: statsforecast's prediction intervals.
 
 All are clipped at zero. Days on which a shop will be closed are not known ahead, so no method sets them to zero.
@@ -36,7 +36,7 @@ __all__ = ["BASELINES", "MAX_HISTORY", "PHASES", "baseline_forecast", "fill_forw
 
 Array = NDArray[np.float64]
 
-BASELINES: Final = ("naive", "seasonal-naive", "same-phase-mean", "auto-ets", "auto-theta")
+BASELINES: Final = ("naive", "seasonal-naive", "same-phase-mean", "same-phase-mean-4", "auto-ets", "auto-theta")
 
 PHASES: Final = {"D": 8, "W": 8, "M": 4}
 """Values that ``same-phase-mean`` averages: 8 equal weekdays, 8 weeks, 4 equal months."""
@@ -101,7 +101,8 @@ def baseline_forecast(
         elif name == "seasonal-naive":
             result[name] = finish(*_lagged(history, _seasonal_lags(history, panel.freq), horizon))
         else:
-            result[name] = finish(*_phase_mean(history, season, PHASES[panel.freq], horizon))
+            count = 4 if name == "same-phase-mean-4" else PHASES[panel.freq]
+            result[name] = finish(*_phase_mean(history, season, count, horizon))
     statistical = [name for name in dict.fromkeys(names) if name in _STATISTICAL]
     if statistical and ids:
         length = max_history or MAX_HISTORY[panel.freq]

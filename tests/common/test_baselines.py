@@ -90,6 +90,8 @@ def test_the_mean_of_equal_weekdays_passes_over_gaps() -> None:
     panel = panel_of({"a": y})
     ours = baseline_forecast(["same-phase-mean"], panel, next_origin(panel), 14)["same-phase-mean"]
     assert_allclose(ours.mean[0], np.tile([0, 1, 2, 3, 4, 5, 7], 2))
+    four = baseline_forecast(["same-phase-mean-4"], panel, next_origin(panel), 14)["same-phase-mean-4"]
+    assert_allclose(four.mean[0], np.tile([0, 1, 2, 3, 4, 5, 8], 2))
     assert ours.quantile(0.95)[0, 0] == 0, "its residuals are all zero but one"
 
 
