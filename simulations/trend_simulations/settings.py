@@ -41,7 +41,7 @@ class DpRecipe:
 
     rounds: int = 20
     clip: float = 0.02
-    server_lr: float = 0.012
+    server_lr: float = 0.06
     rank: int = 2
     windows_per_series: int = 4
 
@@ -61,7 +61,7 @@ class PlainRecipe:
     steps: int = 1
     local_lr: float = 1e-3
     proximal_mu: float = 0.0
-    server_lr: float = 0.012
+    server_lr: float = 0.02
     rank: int = 4
     train: Literal["B", "AB"] = "B"
     windows_per_series: int = 4
