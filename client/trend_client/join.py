@@ -76,11 +76,12 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
                     sent.note("refusal", ERROR_REASON.encode())
                 screen.node(event)
 
+            key = load_or_create_key(home.key_path)
             run_node(
-                make_app(session),
+                make_app(session, key),
                 server=server,
                 ca_pem_path=home.ca_path,
-                private_key=load_or_create_key(home.key_path),
+                private_key=key,
                 expected_fab_hash=identity.fab_sha256,
                 stop=stop,
                 on_event=heard,

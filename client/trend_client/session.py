@@ -37,6 +37,7 @@ from trend_common.protocol import (
     WireModel,
 )
 from trend_common.scoring import origins
+from trend_common.secagg import fixedpoint
 from trend_common.tensors import Tensors, check_tensors, encode_int8, tensors_sha256, total_norm
 from trend_common.windows import PanelWindows
 
@@ -116,6 +117,10 @@ class ClientSession:
         self._data: TrainingData | None = None
         self._tested: str | None = None
         self._rehearsed: dict[str, bytes] = {}
+
+    def say(self, event: SessionEvent) -> None:
+        """Tell this client's own screen."""
+        self._say(event)
 
     def note(self, kind: str, body: WireModel, payload: bytes | None, *, federation: str, round_number: int) -> None:
         """Write down a message before it is handed to the network.
@@ -231,12 +236,31 @@ class ClientSession:
             return TrainReply(answer="declined", federation=order.federation, round=order.round), None
 
     def _delta(self, order: TrainOrder, adapter: dict[str, NDArray[np.generic]]) -> bytes:
+        if self.agreed(order).secure_aggregation is not None:
+            raise PolicyError("The server asks for a delta without its masks.", "This plan's deltas are only summed.")
+        return self.sealed(order, adapter)
+
+    def agreed(self, order: TrainOrder) -> FederationPlan:
+        """The accepted plan that ``order`` belongs to.
+
+        Raises:
+            PolicyError: There is none, or it has no such round.
+        """
         plan = self._accepted(order.federation, order.plan_sha256)
         if order.round > plan.rounds:
             raise PolicyError(
                 f"The server asks for round {order.round} of a plan of {plan.rounds}.",
                 "This client does what it accepted and no more.",
             )
+        return plan
+
+    def sealed(self, order: TrainOrder, adapter: dict[str, NDArray[np.generic]]) -> bytes:
+        """The one answer to a round, charged and sealed in the ledger; under secure aggregation it is masked next.
+
+        Raises:
+            PolicyError: Plan, policy or ledger say no.
+        """
+        plan = self.agreed(order)
         start = self._received(plan, adapter, order.adapter_sha256)
         if plan.privacy is None:
             return self._rehearse(plan, order, start)
@@ -251,12 +275,17 @@ class ClientSession:
         self._say(SessionEvent("training", f"Round {order.round} of {plan.rounds}.", order.round, plan.rounds))
         noised = check_tensors(self._private_delta(plan, start), plan.adapter.tensors, "the delta")
         delta = _within(noised, _ROUNDING * norm_bound(plan, self.policy.bucket))
-        encoded = encode_int8(delta, self._generator) if plan.wire == "int8" else delta
-        payload = tensors_to_bytes(encoded)
+        payload = self._encoded(plan, delta)
         sealed = self.ledger.seal(state, payload)
         self.ledger.mark_sent(sealed)
         self._say(SessionEvent("trained", f"Round {order.round} is done.", order.round, plan.rounds))
         return sealed.payload
+
+    def _encoded(self, plan: FederationPlan, delta: Tensors) -> bytes:
+        if plan.secure_aggregation is not None:
+            words = fixedpoint.encode(delta, plan.secure_aggregation, self._generator)
+            return tensors_to_bytes({fixedpoint.FIXED_KEY: words})
+        return tensors_to_bytes(encode_int8(delta, self._generator) if plan.wire == "int8" else delta)
 
     def _accepted(self, federation: str, plan_sha256: str) -> FederationPlan:
         """The plan that this client accepted, restored from disk after a restart."""
@@ -350,7 +379,7 @@ class ClientSession:
                     device=engine.device,
                 )
                 delta = difference(adapters.export(engine.backbone), start)
-            self._rehearsed = {key: tensors_to_bytes(delta)}
+            self._rehearsed = {key: self._encoded(plan, delta)}
         return self._rehearsed[key]
 
     def _plain_gradient(self, plan: FederationPlan, chunk: int = 64) -> Tensors:

@@ -1,6 +1,7 @@
 """Every message that crosses the wire, as strict models: a field that is not named here cannot travel.
 
-Three messages, each asked by the server and answered by the client::
+Three messages, each asked by the server and answered by the client (under secure aggregation five others take the
+place of ``train``: :mod:`trend_common.secagg.messages`)::
 
     query.describe   FederationPlan + frozen tensors  ->  DescribeReply      (accepted, bucket) or declined
     train            TrainOrder + shared adapter      ->  TrainReply + delta, or declined
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -36,7 +38,10 @@ __all__ = [
     "BucketPlan",
     "DescribeReply",
     "FederationPlan",
+    "Name",
     "PrivacyPlan",
+    "SecureAggregationPlan",
+    "Sha256",
     "TrainOrder",
     "TrainReply",
     "WireModel",
@@ -132,6 +137,37 @@ class AdapterPlan(WireModel):
         return sum(spec.size for spec in self.tensors)
 
 
+class SecureAggregationPlan(WireModel):
+    """The server sees the clients' sum alone; see :mod:`trend_common.secagg`.
+
+    Attributes:
+        min_clients: A sum is of at least so many.
+        max_clients: A sum is of at most so many, which leaves ``levels`` integers on each side of zero.
+        threshold: More than this share of those who sent keys must help to reveal a sum, and to recover a dropout.
+        range: R, the largest absolute value of an element (:func:`trend_common.secagg.fixedpoint.range_of`).
+    """
+
+    min_clients: int = Field(ge=3, le=10_000)
+    max_clients: int = Field(ge=3, le=10_000)
+    threshold: float = Field(ge=0.5, lt=1)
+    range: float = Field(gt=0, le=1e9)
+
+    @model_validator(mode="after")
+    def _room_for_the_fewest(self) -> Self:
+        if self.min_clients > self.max_clients:
+            raise ValueError("min_clients is above max_clients")
+        return self
+
+    @property
+    def levels(self) -> int:
+        """L: an element is an integer of -L … L, and ``max_clients`` of them fit into 32 bits."""
+        return (2**31 - 1) // self.max_clients
+
+    def required(self, clients: int) -> int:
+        """Shares that recover a secret, and clients that a sum has at least, where ``clients`` sent keys."""
+        return max(self.min_clients, math.floor(self.threshold * clients) + 1)
+
+
 class FederationPlan(WireModel):
     """Everything that a client agrees to before the first round; it cannot change afterwards.
 
@@ -148,7 +184,8 @@ class FederationPlan(WireModel):
             client takes ``steps`` local steps and the delta is the change of its weights.
         local_learning_rate, proximal_mu: For "weights": step size, and FedProx's μ (0 is FedAvg).
         privacy: None only in rehearsals; a client's default policy refuses it.
-        wire: Encoding of the delta.
+        wire: Encoding of the delta: "fixed32" (masked integers) under secure aggregation, and only there.
+        secure_aggregation: None where the server sees each client's noised delta.
     """
 
     version: Literal[1] = PROTOCOL_VERSION
@@ -167,7 +204,8 @@ class FederationPlan(WireModel):
     local_learning_rate: float = Field(ge=0, le=10)
     proximal_mu: float = Field(ge=0, le=1e3)
     privacy: PrivacyPlan | None
-    wire: Literal["float32", "int8"] = "int8"
+    wire: Literal["float32", "int8", "fixed32"] = "int8"
+    secure_aggregation: SecureAggregationPlan | None = None
 
     @model_validator(mode="after")
     def _one_gradient_is_one_step(self) -> Self:
@@ -175,6 +213,8 @@ class FederationPlan(WireModel):
             raise ValueError('update "gradient" sends one gradient a round, so steps must be 1')
         if self.wire == "int8" and self.privacy is None:
             raise ValueError("int8 takes its scale from the values, so it is for noised values only; use float32")
+        if (self.wire == "fixed32") != (self.secure_aggregation is not None):
+            raise ValueError("fixed32 is the encoding of secure aggregation: one does not go without the other")
         return self
 
 
@@ -196,12 +236,17 @@ class TrainOrder(WireModel):
 
     The pair of hashes makes the request idempotent: asked again with the same hashes, the client sends the very bytes
     that it sent before; asked for the same round with others, it declines.
+
+    Attributes:
+        answered: Rounds of this federation to which the server has had an answer of this client, up to the last
+            checkpoint. A client whose ledger holds fewer knows that its disk was rolled back.
     """
 
     federation: Name
     round: int = Field(ge=1)
     plan_sha256: Sha256
     adapter_sha256: Sha256
+    answered: int = Field(default=0, ge=0, le=100_000)
 
 
 class TrainReply(WireModel):

@@ -22,6 +22,7 @@ from trend_common.flower.environment import prepare, quiet_logs
 from trend_common.flower.grid import RoundGrid
 from trend_common.flower.link import Link
 from trend_common.protocol import FederationPlan
+from trend_common.secagg.messages import RosterEntry
 from trend_server.certificates import ensure_certificates, server_names
 from trend_server.checkpoints import Announcement, Checkpoint, DiskStore
 from trend_server.enrolment import Door
@@ -140,6 +141,7 @@ def _federate(service: Service, link: Link, screen: Screen, started: float) -> M
             store,
             screen.event,
             names,
+            lambda: _directory(link, Roster(home.roster_path)),
         )
         state = federation.train()
         shelf = Registry(home.registry)
@@ -173,7 +175,8 @@ def check_same_plan(plan: FederationPlan, settings: ServerSettings) -> None:
         "train": (plan.adapter.train, settings.train),
         "rank": (plan.adapter.rank, settings.rank),
         "windows_per_series": (plan.windows_per_series, settings.windows_per_series),
-        "wire": (plan.wire, settings.wire),
+        "wire": (plan.wire, "fixed32" if settings.secure_aggregation else settings.wire),
+        "secure_aggregation": (plan.secure_aggregation is not None, settings.secure_aggregation),
         "private": (privacy is not None, settings.private),
     }
     if settings.context:
@@ -198,6 +201,17 @@ def check_same_plan(plan: FederationPlan, settings: ServerSettings) -> None:
             f"The federation {plan.federation} has begun with other settings: {'; '.join(changed)}.",
             "Go on with those, or start another federation with --federation NAME (clients spend privacy anew).",
         )
+
+
+def _directory(link: Link, roster: Roster) -> dict[int, RosterEntry]:
+    """Who has joined: node id → name and enrolled key."""
+    keys = {entry.name: entry.public_key for entry in roster.entries() if entry.state == "joined"}
+    found = {}
+    for node in link.nodes():
+        key = keys.get(node.name)
+        if key is not None:
+            found[node.node_id] = RosterEntry(name=node.name, public_key=key)
+    return found
 
 
 def _loop_settings(service: Service) -> LoopSettings:

@@ -79,12 +79,21 @@ class Store(Protocol):
         """Keep ``checkpoint``; when this returns it survives a crash."""
         ...
 
+    def keep(self, name: str, text: str) -> None:
+        """Keep a small text of the open round under ``name``; when this returns it survives a crash."""
+        ...
+
+    def kept(self, name: str) -> str | None:
+        """Return the text that was kept last under ``name``."""
+        ...
+
 
 class MemoryStore:
     """For simulations, which start anew rather than resume."""
 
     def __init__(self) -> None:
         self.newest: Checkpoint | None = None
+        self.texts: dict[str, str] = {}
 
     def load(self, plan: FederationPlan) -> Checkpoint | None:
         """See :class:`Store`."""
@@ -95,6 +104,14 @@ class MemoryStore:
     def save(self, checkpoint: Checkpoint) -> None:
         """See :class:`Store`."""
         self.newest = checkpoint
+
+    def keep(self, name: str, text: str) -> None:
+        """See :class:`Store`."""
+        self.texts[name] = text
+
+    def kept(self, name: str) -> str | None:
+        """See :class:`Store`."""
+        return self.texts.get(name)
 
 
 class DiskStore:
@@ -165,6 +182,16 @@ class DiskStore:
         )
         for old in sorted(self.folder.glob("round-*.safetensors"))[:-_KEEP]:
             old.unlink(missing_ok=True)
+
+    def keep(self, name: str, text: str) -> None:
+        """See :class:`Store`."""
+        private_directory(self.folder)
+        write_text(self.folder / f"{name}.json", text, private=True)
+
+    def kept(self, name: str) -> str | None:
+        """See :class:`Store`."""
+        path = self.folder / f"{name}.json"
+        return path.read_text("utf-8") if path.is_file() else None
 
 
 def _read_checkpoint(path: Path, plan: FederationPlan) -> Checkpoint:

@@ -68,6 +68,13 @@ def run(
     backbone: Annotated[str | None, typer.Option(help="The frozen model: a name, or a folder.")] = None,
     aggregation: Annotated[str | None, typer.Option(help="mean, trimmed-mean or median.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the server's optimiser.")] = None,
+    secure_aggregation: Annotated[
+        bool | None,
+        typer.Option(
+            "--secure-aggregation/--no-secure-aggregation",
+            help="See only the sum of the clients' answers; the retailers then see each other's names.",
+        ),
+    ] = None,
     exit_when_done: Annotated[
         bool, typer.Option("--exit-when-done", help="Stop when everybody who took part has the shared adapter.")
     ] = False,
@@ -99,6 +106,7 @@ def run(
         "backbone": backbone,
         "aggregation": aggregation,
         "learning_rate": learning_rate,
+        "secure_aggregation": secure_aggregation,
     }
     if private is False:
         overrides["wire"] = "float32"
@@ -117,7 +125,7 @@ def run(
 @app.command()
 def invite(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="What you call this retailer; only you see it.")],
+    name: Annotated[str, typer.Argument(help="What you call this retailer; with secure aggregation, others see it.")],
     out: Annotated[Path, typer.Option(help="Where to write the invitation; hand it over like a password.")],
     address: Annotated[
         str | None,

@@ -30,6 +30,7 @@ EventKind = Literal[
     "failed",
     "extended",
     "closed",
+    "skipped",
     "adopted",
     "finished",
 ]

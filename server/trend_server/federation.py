@@ -16,7 +16,7 @@ from typing import Final
 
 from flwr.app import RecordDict
 
-from trend_common.errors import ConnectionFailure, Declined, PolicyError
+from trend_common.errors import ConnectionFailure, Declined, PolicyError, UsageError
 from trend_common.flower.grid import RoundGrid
 from trend_common.flower.records import pack
 from trend_common.protocol import ACTION_ADOPT, ACTION_DESCRIBE, ACTION_TRAIN, AdoptOrder, FederationPlan, TrainOrder
@@ -24,12 +24,15 @@ from trend_common.tensors import Tensors, check_tensors, tensors_sha256, total_n
 from trend_server.checkpoints import Checkpoint, MemoryStore, RoundRecord, Store
 from trend_server.desk import Answer, Desk, EventKind, FederationEvent
 from trend_server.replies import read_delta
+from trend_server.secure_round import Directory, SecureRounds
 from trend_server.strategy import Aggregator, make_aggregator, make_optimiser
 
 __all__ = ["Federation", "FederationResult", "LoopSettings", "federate"]
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+_MOST_SKIPPED: Final = 3
+"""Rounds in a row without a sum after which a federation is given up: each spends privacy for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ class Federation:
         store: Store,
         events: Callable[[FederationEvent], None],
         name_of: Callable[[int], str],
+        directory: Directory | None = None,
     ) -> None:
         self.plan = plan
         self.settings = settings
@@ -118,6 +122,25 @@ class Federation:
         self._round = 0
         self._optimiser = make_optimiser(settings.optimiser, settings.learning_rate, settings.betas)
         make_aggregator(settings.aggregation, plan.adapter.tensors, trim=settings.trim)  # refuses a wrong name now
+        self._secure: SecureRounds | None = None
+        if plan.secure_aggregation is not None:
+            if settings.aggregation != "mean" or directory is None:
+                raise UsageError(
+                    f"Secure aggregation reveals the sum alone: there is no {settings.aggregation} of the clients.",
+                    'Use aggregation = "mean", or a federation without secure aggregation.',
+                )
+            self._secure = SecureRounds(
+                grid=grid,
+                desk=self.desk,
+                plan=plan,
+                store=store,
+                directory=directory,
+                events=events,
+                enough_clients=self._enough_clients,
+                lose_patience=self._lose_patience,
+                answered=lambda _: 0,
+                timeout=settings.round_timeout,
+            )
 
     def train(self) -> Checkpoint:
         """Play all rounds that are not yet complete, and return the state after the last.
@@ -136,6 +159,12 @@ class Federation:
             state = self._play(state)
             self._store.save(state)
             self._round = state.round
+            recent = [record.participants for record in state.history[-_MOST_SKIPPED:]]
+            if recent == [0] * _MOST_SKIPPED:
+                raise ConnectionFailure(
+                    f"{_MOST_SKIPPED} rounds in a row came to no sum.",
+                    "See above why clients dropped out. The same command goes on with the next round.",
+                )
         self._tell("finished", f"All {self.plan.rounds} rounds are complete.")
         return state
 
@@ -190,6 +219,10 @@ class Federation:
             plan_sha256=self._plan_sha256,
             adapter_sha256=tensors_sha256(state.adapter),
         )
+        if self._secure is not None:
+            found = self._secure.play(order, state.adapter)
+            self._ever |= self.desk.accepted()
+            return self._close(state, found.mean, found.clients, found.seconds)
         invited = self._enough_clients()
         now = time.monotonic()
         schema = self.plan.adapter.tensors
@@ -203,18 +236,25 @@ class Federation:
             opened=now,
         )
         self._collect(one)
-        mean = one.aggregator.result()
-        gradient = mean if self.plan.update == "gradient" else {name: -value for name, value in mean.items()}
-        adapter = self._optimiser.step(state.adapter, gradient)
-        check_tensors(adapter, schema, "the adapter after the server's step")
+        return self._close(state, one.aggregator.result(), one.answered, time.monotonic() - one.opened, one)
+
+    def _close(
+        self, state: Checkpoint, mean: Tensors | None, clients: set[int], seconds: float, one: _Round | None = None
+    ) -> Checkpoint:
+        """The server's step on the mean of ``clients``; None leaves the adapter as it is."""
+        number, adapter = state.round + 1, state.adapter
+        if mean is not None:
+            gradient = mean if self.plan.update == "gradient" else {name: -value for name, value in mean.items()}
+            adapter = self._optimiser.step(adapter, gradient)
+            check_tensors(adapter, self.plan.adapter.tensors, "the adapter after the server's step")
         record = RoundRecord(
             round=number,
-            participants=len(one.answered),
-            update_norm=total_norm(mean),
+            participants=len(clients),
+            update_norm=total_norm(mean or {}),
             adapter_sha256=tensors_sha256(adapter),
-            seconds=round(time.monotonic() - one.opened, 3),
+            seconds=round(seconds, 3),
         )
-        told = f"{len(one.answered)} answers in {record.seconds:.1f} s"
+        told = f"{len(clients)} answers in {record.seconds:.1f} s"
         self._tell("closed", f"Round {number} of {self.plan.rounds} is complete: {told}.", one)
         return Checkpoint(
             round=number,
@@ -374,6 +414,7 @@ def federate(
     events: Callable[[FederationEvent], None] = lambda _: None,
     *,
     name_of: Callable[[int], str] = lambda node_id: f"client {node_id}",
+    directory: Directory | None = None,
 ) -> FederationResult:
     """Play a federation from where ``store`` left it to its end.
 
@@ -386,10 +427,12 @@ def federate(
         store: Where the state after each round goes, and comes from after a crash; default: memory.
         events: Told what happens.
         name_of: A client's name for people.
+        directory: Who has joined with which key; needed where the plan has secure aggregation.
 
     Raises:
         Declined: Nobody who is there accepts the plan, and the patience is over.
         ConnectionFailure: Too few clients answer, and the patience is over.
         PolicyError: The tensors do not fit the plan.
     """
-    return Federation(grid, plan, initial, frozen, settings, store or MemoryStore(), events, name_of).run()
+    kept = store or MemoryStore()
+    return Federation(grid, plan, initial, frozen, settings, kept, events, name_of, directory).run()

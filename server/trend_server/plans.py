@@ -33,6 +33,8 @@ def make_plan(
     from trend_common import adapters
     from trend_common.backbones import backbone_sha256, load_backbone
     from trend_common.privacy.plan import make_privacy_plan
+    from trend_common.protocol import SecureAggregationPlan
+    from trend_common.secagg.fixedpoint import range_of
 
     backbone = backbone or load_backbone(settings.backbone)
     if settings.horizon > backbone.max_horizon:
@@ -78,4 +80,14 @@ def make_plan(
         privacy=privacy,
         wire=settings.wire,
     )
+    if settings.secure_aggregation:
+        rules = SecureAggregationPlan(
+            min_clients=settings.min_clients,
+            max_clients=settings.secure_clients,
+            threshold=settings.secure_threshold,
+            range=range_of(plan),
+        )
+        plan = FederationPlan.model_validate(
+            {**plan.model_dump(), "wire": "fixed32", "secure_aggregation": rules.model_dump()}
+        )
     return Announcement(plan, initial, frozen)

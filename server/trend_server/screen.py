@@ -23,6 +23,7 @@ _COLOURS: Final = {
     "rejected": "red",
     "failed": "red",
     "extended": "yellow",
+    "skipped": "bold yellow",
     "finished": "bold green",
     "adopted": "green",
     "offline": "yellow",
@@ -86,6 +87,9 @@ class Screen:
         else:
             promise = f"ε = {plan.privacy.epsilon:.2f}, δ = {plan.privacy.delta:g} for each {plan.privacy.unit}"
             console.print(f"Privacy over the whole federation: {promise}.")
+        if plan.secure_aggregation is not None:
+            least = plan.secure_aggregation.min_clients
+            console.print(f"Secure aggregation: only sums of {least} or more clients can be seen.")
         self._rounds = self._progress.add_task("Rounds", total=plan.rounds, note="")
         self._update(federation=plan.federation, rounds=plan.rounds)
 

@@ -76,6 +76,9 @@ class ServerSettings(BaseModel):
         min_length=1,
     )
     wire: Literal["int8", "float32"] = "int8"
+    secure_aggregation: bool = False
+    secure_threshold: float = Field(0.667, ge=0.5, lt=1)
+    secure_clients: int = Field(128, ge=3, le=10_000)
     aggregation: Literal["mean", "trimmed-mean", "median"] = "mean"
     trim: float = Field(0.2, ge=0, lt=0.5)
     optimiser: Literal["auto", "adam", "sgd", "none"] = "auto"
@@ -92,6 +95,14 @@ class ServerSettings(BaseModel):
             raise ValueError('steps above 1 need update = "weights": one gradient a round is one step')
         if not self.private and self.wire == "int8":
             raise ValueError('private = false needs wire = "float32": int8 may only round what already carries noise')
+        if self.secure_aggregation:
+            if self.aggregation != "mean":
+                raise ValueError(
+                    'secure_aggregation needs aggregation = "mean": the server sees the sum alone, and no '
+                    f"{self.aggregation} can be taken of it"
+                )
+            if not 3 <= self.min_clients <= self.secure_clients:
+                raise ValueError("secure_aggregation needs min_clients of at least 3 and at most secure_clients")
         return self
 
     @property
@@ -141,6 +152,12 @@ _DEFAULT_TOML = """\
 # clip = 0.02                     # largest norm of one unit's gradient
 # unit = "series"                 # series, product or store
 # wire = "int8"                   # int8 after the noise, or float32
+
+# Secure aggregation: the server sees the sum of the clients' noised answers, and none of them alone. Four bytes a
+# number, five messages a round, aggregation = "mean". Who has not joined when the first round opens cannot train.
+# secure_aggregation = false
+# secure_threshold = 0.667        # more than this share of a round's clients must help to reveal its sum
+# secure_clients = 128            # most clients in one sum
 
 # Sizes that a client may declare: q is the share of its units in a step, expected_batch the public number that sums
 # are divided by. Naming one bucket here replaces all three.

@@ -23,10 +23,11 @@ from trend_common.errors import ConnectionFailure
 from trend_common.files import write_json
 from trend_common.flower.fleet import HEARTBEAT_SECONDS, Fleet, Gone, StillOnline, Unreachable
 from trend_common.protocol import ACTION_ADOPT, ACTION_DESCRIBE, ACTION_TRAIN
+from trend_common.secagg.messages import SECURE_ACTIONS
 
 __all__ = ["ACTIONS", "ERROR_CODE", "ERROR_REASON", "NodeEvent", "run_node"]
 
-ACTIONS: Final = frozenset({ACTION_DESCRIBE, ACTION_TRAIN, ACTION_ADOPT})
+ACTIONS: Final = frozenset({ACTION_DESCRIBE, ACTION_TRAIN, ACTION_ADOPT}) | SECURE_ACTIONS
 """The only messages that reach the app."""
 
 ERROR_CODE: Final = 2

@@ -26,12 +26,12 @@ __all__ = ["pack", "reply", "tensors_from_bytes", "tensors_to_bytes", "unpack"]
 
 Model = TypeVar("Model", bound=WireModel)
 
-_DTYPES = (np.dtype("float32"), np.dtype("int8"))
+_DTYPES = (np.dtype("float32"), np.dtype("int8"), np.dtype("uint32"))
 _HINT = "Both sides must run the same version of the software."
 
 
 def tensors_to_bytes(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Return ``tensors`` (float32 or int8) as a safetensors file; the same tensors give the same bytes.
+    """Return ``tensors`` (float32, int8 or uint32) as a safetensors file; the same tensors give the same bytes.
 
     Raises:
         PolicyError: A tensor has another dtype.
@@ -40,7 +40,7 @@ def tensors_to_bytes(tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
 
     for name, value in tensors.items():
         if value.dtype not in _DTYPES:
-            raise PolicyError(f"{name} has dtype {value.dtype}; only float32 and int8 travel.", "")
+            raise PolicyError(f"{name} has dtype {value.dtype}; only float32, int8 and uint32 travel.", "")
     data: bytes = save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
     return data
 
@@ -49,7 +49,7 @@ def tensors_from_bytes(data: bytes) -> dict[str, NDArray[np.generic]]:
     """Invert :func:`tensors_to_bytes`.
 
     Raises:
-        PolicyError: The bytes are not a safetensors file of float32 and int8.
+        PolicyError: The bytes are not a safetensors file of float32, int8 and uint32.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -60,7 +60,7 @@ def tensors_from_bytes(data: bytes) -> dict[str, NDArray[np.generic]]:
         raise PolicyError("The tensors of a message cannot be read.", _HINT) from error
     for name, value in tensors.items():
         if value.dtype not in _DTYPES:
-            raise PolicyError(f"{name} has dtype {value.dtype}; only float32 and int8 travel.", _HINT)
+            raise PolicyError(f"{name} has dtype {value.dtype}; only float32, int8 and uint32 travel.", _HINT)
     return tensors
 
 

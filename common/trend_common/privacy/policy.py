@@ -27,6 +27,7 @@ from trend_common.files import private_directory, write_text
 from trend_common.privacy.accounting import Run, compose
 from trend_common.privacy.plan import plan_run
 from trend_common.protocol import AdapterPlan, BucketName, FederationPlan, PrivacyPlan
+from trend_common.secagg.rules import secure_problems
 
 __all__ = ["SHIPPED", "AdapterPolicy", "Policy", "Verdict"]
 
@@ -104,6 +105,18 @@ class Policy(_Strict):
         description='Models that may be trained: "shipped" is the one that came with this program; others by the '
         "SHA-256 of their files, 64 hexadecimal digits.",
     )
+    require_secure_aggregation: bool = Field(
+        default=False,
+        description="Refuse every federation in which the server sees your noised answers alone and not only the sum "
+        "of all clients'.",
+    )
+    secure_threshold_min: float = Field(
+        default=0.5,
+        ge=0.5,
+        lt=1,
+        description="Under secure aggregation more than this share of a round's clients must help to reveal its sum; "
+        "with 0.67 a third of them may conspire with the server.",
+    )
     adapter: AdapterPolicy = AdapterPolicy()
 
     @classmethod
@@ -166,6 +179,7 @@ class Policy(_Strict):
                 f"{plan.rounds} rounds of {plan.steps} steps are {plan.rounds * plan.steps} steps; "
                 f"steps_max is {self.steps_max}"
             )
+        problems += secure_problems(plan, self.require_secure_aggregation, self.secure_threshold_min)
         epsilon = total = math.inf
         if plan.privacy is None:
             if self.require_privacy:
