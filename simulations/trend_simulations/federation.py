@@ -20,7 +20,7 @@ from trend_common.errors import Declined
 from trend_common.flower.inprocess import InProcessGrid
 from trend_common.privacy.ledger import Ledger
 from trend_common.privacy.plan import signal_to_noise
-from trend_common.privacy.policy import Policy
+from trend_common.privacy.policy import AdapterPolicy, Policy
 from trend_common.protocol import FederationPlan, TrainOrder, TrainReply
 from trend_server.checkpoints import Announcement
 from trend_server.desk import FederationEvent
@@ -145,6 +145,12 @@ def members(
         min_units=1,
         backbones=[engine.sha256],
         steps_max=100_000,
+        adapter=AdapterPolicy(
+            targets=list(plan.adapter.targets),
+            max_parameters=plan.adapter.parameters,
+            max_rank=plan.adapter.rank,
+            max_bytes=4 * sum(spec.size for spec in (*plan.adapter.tensors, *plan.adapter.frozen)),
+        ),
     )
     found = []
     for number, one in enumerate(retailers):

@@ -7,11 +7,13 @@ everything to folders and what is in the cache.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
 
 from trend_common.backbones.foreign import COMPOSITE, ForeignNetwork
@@ -107,10 +109,10 @@ def read_config(source: Source) -> Any:
     """
     try:
         document, _ = PreTrainedConfig.get_config_dict(source.where, **source.options)
-        if document.get("model_type") == COMPOSITE:
+        if isinstance(document, Mapping) and document.get("model_type") == COMPOSITE:
             return document
         return AutoConfig.from_pretrained(source.where, trust_remote_code=False, **source.options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise source.failed("its configuration", error) from error
 
 
@@ -152,7 +154,7 @@ def load_body(source: Source, family: type[ForeignNetwork], config: Any) -> Any:
             **source.options,
             **family.body_options(config),
         )
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise source.failed(f"its weights ({config.model_type})", error) from error
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys", ()))
     if lacking:

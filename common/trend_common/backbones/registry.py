@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
@@ -86,7 +87,7 @@ def load_backbone(name_or_path: str, *, revision: str | None = None, precision: 
                 raise UsageError(f"{name_or_path} is small and always float32.", "Leave the precision out.")
             try:
                 core = AutoModel.from_pretrained(source.where, config=config, use_safetensors=True, **source.options)
-            except (OSError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise source.failed("its weights", error) from error
             backbone = TrendBackbone(core, name=name_or_path)
         else:
