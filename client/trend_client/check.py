@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,7 +19,7 @@ from trend_common.files import write_json
 if TYPE_CHECKING:
     from trend_common.panel import SalesPanel
 
-__all__ = ["check", "parse_columns"]
+__all__ = ["check", "parse_columns", "parse_day"]
 
 _FREQUENCIES = {"D": "daily", "W": "weekly", "M": "monthly"}
 _COLOURS = {"info": "cyan", "warning": "yellow", "error": "red"}
@@ -44,6 +45,22 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
+def parse_day(text: str | None) -> str | None:
+    """A declared day as YYYY-MM-DD; None for none.
+
+    Raises:
+        UsageError: It is no day of the calendar in that form.
+    """
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text.strip()).isoformat()
+    except ValueError as error:
+        raise UsageError(
+            f"--until {text!r} is no day.", "Write the export's last day as YYYY-MM-DD, such as 2024-06-30."
+        ) from error
+
+
 def check(
     data: Path,
     columns: Mapping[str, str] | None = None,
@@ -52,6 +69,7 @@ def check(
     date_format: str | None = None,
     freq: str | None = None,
     decimal: str | None = None,
+    until: str | None = None,
     output: Console | None = None,
 ) -> None:
     """Read ``data`` and print columns, shape, range, findings and five example series.
@@ -63,6 +81,7 @@ def check(
         date_format: strptime format of the dates.
         freq: "D", "W" or "M" to fix the frequency.
         decimal: "." or "," to fix the decimal mark.
+        until: The export's last day, YYYY-MM-DD, where a person declares it.
         output: The console to print to.
 
     Raises:
@@ -76,12 +95,14 @@ def check(
         raise UsageError(f"--freq {freq} is unknown.", "Give D (days), W (weeks) or M (months).")
     if decimal not in (None, ".", ","):
         raise UsageError(f"--decimal {decimal!r} is unknown.", "Give '.' or ','.")
+    last = parse_day(until)
     panel = read(
         data,
         columns=columns,
         freq=cast("Freq | None", freq),
         date_format=date_format,
         decimal=cast("Literal['.', ','] | None", decimal),
+        period=None if last is None else (None, last),
     )
     if json_out is not None:
         write_json(json_out, summary(panel, version=__version__))
@@ -94,7 +115,8 @@ def _print(panel: SalesPanel, console: Console) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("Columns", ", ".join(f"{role} = {escape(name)}" for role, name in panel.columns.items()) or "-")
     facts.add_row("Frequency", f"{_FREQUENCIES[panel.freq]} ({panel.offset})")
-    facts.add_row("Range", f"{panel.start.date()} to {panel.end.date()}")
+    declared = "" if panel.until is None else f", declared to end {panel.until.date()}"
+    facts.add_row("Range", f"{panel.start.date()} to {panel.end.date()}{declared}")
     facts.add_row("Series", f"{panel.n_series:,} of {stores:,} store(s) and {products:,} product(s)")
     facts.add_row("Known ahead", _known_ahead(panel))
     facts.add_row("Steps", _steps(panel))

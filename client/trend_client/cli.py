@@ -37,6 +37,12 @@ ColumnsOption = Annotated[
 DateFormatOption = Annotated[str | None, typer.Option("--date-format", help="Form of the dates, such as %d/%m/%Y.")]
 FreqOption = Annotated[str | None, typer.Option("--freq", metavar="D|W|M", help="Days, weeks or months.")]
 DecimalOption = Annotated[str | None, typer.Option("--decimal", metavar=".|,", help="The decimal mark.")]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="DATE", help="The export's last day, YYYY-MM-DD: declared, not read off the rows."
+    ),
+]
 CountryOption = Annotated[
     str | None, typer.Option("--country", metavar="DE", help="Public holidays of this country, if the file has none.")
 ]
@@ -67,6 +73,7 @@ def root(
     date_format: DateFormatOption = None,
     freq: FreqOption = None,
     decimal: DecimalOption = None,
+    until: UntilOption = None,
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
@@ -93,7 +100,7 @@ def root(
         raise UsageError(
             "No server was named.", "Add --server HOST:PORT, or use a command such as check or forecast."
         )
-    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
     from trend_client.join import join
     from trend_client.screens import show_budget, show_outcome
 
@@ -111,13 +118,16 @@ def check_command(
     date_format: DateFormatOption = None,
     freq: FreqOption = None,
     decimal: DecimalOption = None,
+    until: UntilOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Show what is understood of a sales file: columns, frequency, findings, examples. Nothing leaves the machine."""
     from trend_client.check import check, parse_columns
 
-    check(data, parse_columns(columns or []), json_out, date_format=date_format, freq=freq, decimal=decimal)
+    check(
+        data, parse_columns(columns or []), json_out, date_format=date_format, freq=freq, decimal=decimal, until=until
+    )
 
 
 @app.command("forecast")
@@ -128,6 +138,7 @@ def forecast_command(
     date_format: DateFormatOption = None,
     freq: FreqOption = None,
     decimal: DecimalOption = None,
+    until: UntilOption = None,
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
@@ -136,7 +147,7 @@ def forecast_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Forecast with the adapters of this home (or the pretrained model alone), and write the report. Offline."""
-    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
     _conclude(place, personal=False, out=out, json_out=json_out)
 
 
@@ -148,6 +159,7 @@ def personalise_command(
     date_format: DateFormatOption = None,
     freq: FreqOption = None,
     decimal: DecimalOption = None,
+    until: UntilOption = None,
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
@@ -156,7 +168,7 @@ def personalise_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Train the personal model on these sales (it never leaves), then forecast. As often as you like. Offline."""
-    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
     _conclude(place, personal=True, out=out, json_out=json_out)
 
 
@@ -168,6 +180,7 @@ def backtest_command(
     date_format: DateFormatOption = None,
     freq: FreqOption = None,
     decimal: DecimalOption = None,
+    until: UntilOption = None,
     country: CountryOption = None,
     horizon: Annotated[
         int | None, typer.Option(min=1, max=56, help="Steps ahead. Default: the federation's.")
@@ -182,7 +195,7 @@ def backtest_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Compare all methods on your own sales, and say which to use. Offline."""
-    place = _place(home, data, columns, freq, date_format, decimal, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
     from trend_client.backtest import backtest
     from trend_client.outcome import forecasters, load_model
     from trend_client.screens import show_backtest
@@ -264,13 +277,14 @@ def _place(
     freq: str | None = None,
     date_format: str | None = None,
     decimal: str | None = None,
+    until: str | None = None,
     country: str | None = None,
     device: str = "auto",
     backbone: str = "trend-small",
     *,
     needs_data: bool = True,
 ) -> Workplace:
-    from trend_client.check import parse_columns
+    from trend_client.check import parse_columns, parse_day
     from trend_client.home import default_home
 
     if freq not in (None, "D", "W", "M"):
@@ -286,6 +300,7 @@ def _place(
         freq=freq,
         date_format=date_format,
         decimal=decimal,
+        until=parse_day(until),
         country=country,
         device=device,
         backbone=backbone,

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +29,9 @@ from trend_common.errors import ConnectionFailure, PolicyError, UsageError
 from trend_common.files import private_directory, write_bytes, write_json, write_text
 from trend_common.protocol import FederationPlan, parse
 from trend_common.tensors import Tensors, tensors_sha256
+
+if TYPE_CHECKING:
+    from trend_common.privacy.budget import Share
 
 __all__ = ["ClientHome", "DataSource", "Identity", "Lineage", "default_home"]
 
@@ -57,11 +60,12 @@ class Identity(_Stored):
 
 
 class DataSource(_Stored):
-    """The sales file and how it is read."""
+    """The sales file, how it is read, and what a person declared about it (``until``: the export's last day)."""
 
     path: str
     columns: dict[str, str] = {}
     freq: str | None = None
+    until: str | None = None
     date_format: str | None = None
     decimal: str | None = None
     country: str | None = None
@@ -186,6 +190,19 @@ class ClientHome:
             return None
         plan = parse(FederationPlan, path.read_text("utf-8"))
         return plan, read_tensors(path.with_name("frozen.safetensors"))
+
+    def save_shares(self, name: str, shares: dict[str, Share]) -> None:
+        """Note how many units a whole product or store is; for the screen of ``budget`` alone."""
+        path = self.federation(name) / "shares.json"
+        write_json(path, {kind: list(share) for kind, share in shares.items()}, private=True)
+
+    def shares(self, name: str) -> dict[str, Share] | None:
+        """What :meth:`save_shares` noted; None if nothing readable is there, since figures without it are larger."""
+        try:
+            found = json.loads((self.federation(name) / "shares.json").read_text("utf-8"))
+            return {str(kind): (int(share[0]), int(share[1])) for kind, share in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return None
 
     def save_shared(self, lineage: Lineage, tensors: Tensors) -> None:
         """Keep the shared adapter that the server sent last; the federation becomes the current one."""

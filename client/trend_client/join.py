@@ -21,6 +21,7 @@ from trend_common.flower.environment import prepare, quiet_logs
 from trend_common.flower.invite import Invite
 from trend_common.flower.keys import load_or_create_key
 from trend_common.flower.node import ERROR_REASON, NodeEvent, run_node
+from trend_common.panel import SalesPanel
 from trend_common.privacy.ledger import Ledger
 from trend_common.privacy.sent import SentLog
 
@@ -43,6 +44,7 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
     if not adapter_only:
         _enough_to_train(place, panel.n_series, policy.check_units)
         _recommend_bucket(place, panel.n_series, policy.bucket)
+        _recommend_until(panel)
     with (
         Ledger(
             place.ledger_path,
@@ -87,6 +89,8 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
                 on_event=heard,
                 memory=home.node_path,
             )
+    if session.failure is not None:
+        raise session.failure
     if session.adopted is None and session.declined is not None:
         raise PolicyError(session.declined, "No shared adapter was received; `trend-client forecast` works without.")
     return finish(place, personal=personal)
@@ -124,6 +128,16 @@ def _recommend_bucket(place: Workplace, n_series: int, declared: str) -> None:
         console.print(
             f"[yellow]Your policy declares the size {declared}; with {n_series} series {suits} serves you better. "
             f'You decide: bucket = "{suits}" in {escape(str(place.home.policy_path))}.[/]',
+            soft_wrap=True,
+        )
+
+
+def _recommend_until(panel: SalesPanel) -> None:
+    """Say that the last day is not declared: read off the file, it depends on all series together."""
+    if panel.until is None:
+        console.print(
+            "[yellow]The export's last day is not declared, so it is read off all series together. With --until "
+            "YYYY-MM-DD, the last day of the period that you exported, no single series can move it.[/]",
             soft_wrap=True,
         )
 
@@ -212,5 +226,6 @@ class _Screen:
             console.print(f"[dim]{escape(event.text)}[/]")
         elif event.kind == "failed":
             console.print(f"[red]{escape(event.text)}[/]")
-        if event.kind == "answered" and self._session is not None and self._session.finished:
+        over = self._session is not None and (self._session.finished or self._session.failure is not None)
+        if event.kind == "answered" and over:
             self._stop.set()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trend_client.engine import Engine
 from trend_client.home import ClientHome, Lineage
+from trend_client.shares import largest, shares_of
 from trend_client.training import TrainingData, difference, fit
 from trend_common import adapters
 from trend_common.backbones.base import Batch
@@ -22,9 +23,9 @@ from trend_common.backbones.synthetic import random_batch
 from trend_common.errors import DataError, PolicyError
 from trend_common.flower.records import tensors_to_bytes
 from trend_common.panel import SalesPanel
-from trend_common.privacy.ledger import Ledger, Sealed
+from trend_common.privacy.ledger import Ledger, LedgerBehind, Sealed
 from trend_common.privacy.noise import SecureGenerator
-from trend_common.privacy.plan import norm_bound, plan_epsilon
+from trend_common.privacy.plan import Mechanism, norm_bound, plan_epsilon, signal_note
 from trend_common.privacy.policy import Policy
 from trend_common.privacy.sent import SentLog
 from trend_common.protocol import (
@@ -36,7 +37,7 @@ from trend_common.protocol import (
     TrainReply,
     WireModel,
 )
-from trend_common.scoring import origins
+from trend_common.scoring import training_panel
 from trend_common.secagg import fixedpoint
 from trend_common.tensors import Tensors, check_tensors, encode_int8, tensors_sha256, total_norm
 from trend_common.windows import PanelWindows
@@ -107,6 +108,7 @@ class ClientSession:
         self.adapter_only = adapter_only
         self.finished = False
         self.declined: str | None = None
+        self.failure: LedgerBehind | None = None
         self.plan: FederationPlan | None = None
         self.adopted: Lineage | None = None
         self._sent = sent
@@ -147,14 +149,22 @@ class ClientSession:
     def _accept(self, plan: FederationPlan, frozen: dict[str, NDArray[np.generic]]) -> None:
         """Check everything that can be checked without the sales, charge nothing, and note the agreement."""
         self._fits(plan)
+        known = {account.federation: account.plan_sha256 for account in self.ledger.accounts}
+        if known.get(plan.federation, plan.sha256()) != plan.sha256():
+            raise PolicyError(
+                f'Federation "{plan.federation}" was accepted before with another plan.',
+                "A plan cannot change after it was accepted. Ask the operator for a new federation name.",
+            )
         self.engine.install(plan.adapter, frozen)
         self._frozen = {name: np.asarray(value, dtype=np.float32) for name, value in frozen.items()}
         # Kept even if it is declined below: without training, the shared adapter can still be received.
         self.home.save_plan(plan, self._frozen)
         # This federation's own account is left out: asked again after a restart, it must not count twice.
-        others = [a.run(a.charged + a.remaining) for a in self.ledger.accounts if a.federation != plan.federation]
+        others = self.ledger.committed(besides=plan.federation, unit=plan.privacy.unit if plan.privacy else "")
         spent = [run for run in others if run.sigma > 0]
         self.policy.check_plan(plan, backbone_sha256=self.shipped_sha256, spent=spent)
+        rehearsal = not self.policy.require_privacy
+        self.ledger.check(plan, self.policy.bucket, without_privacy=rehearsal)
         if self.adapter_only:
             raise PolicyError("This client takes the shared adapter and does not train.", "")
         self._self_test(plan)
@@ -162,14 +172,23 @@ class ClientSession:
             data = self._training_data(plan)
         except DataError as error:  # too short for this horizon; declined like anything else, and nothing charged
             raise PolicyError(error.message, error.hint) from error
-        self.ledger.accept(plan, self.policy.bucket, without_privacy=not self.policy.require_privacy)
+        self.ledger.accept(plan, self.policy.bucket, without_privacy=rehearsal)
+        self._note_shares(plan)
         if self.plan is None or self.plan.sha256() != plan.sha256():
             cost = "without privacy (a rehearsal)"
             if plan.privacy is not None:
                 cost = f"ε = {plan_epsilon(plan, self.policy.bucket):.2f} at δ = {plan.privacy.delta:g} in all"
             text = f"Accepted {plan.federation}: {plan.rounds} rounds, {cost}."
+            if plan.privacy is not None and (note := signal_note(plan, self.policy.bucket, data.n_units)):
+                text += f" {note}"
             self._say(SessionEvent("accepted", text, 0, plan.rounds))
         self.plan, self._data, self.declined = plan, data, None
+
+    def _note_shares(self, plan: FederationPlan) -> None:
+        """Keep how many units a whole product or store is, for the screen of ``budget``; never sent."""
+        if plan.privacy is not None:
+            found, before = shares_of(self.panel, plan.privacy.unit), self.home.shares(plan.federation)
+            self.home.save_shares(plan.federation, found if before is None else largest(found, before))
 
     def _fits(self, plan: FederationPlan) -> None:
         """Calendar, task and model of the plan must be this client's."""
@@ -199,11 +218,11 @@ class ClientSession:
     def _training_data(self, plan: FederationPlan) -> TrainingData:
         if self._data is not None and self.plan is not None and self.plan.sha256() == plan.sha256():
             return self._data
-        windows = PanelWindows(self.panel, context=plan.context, country=self.country)
-        cut = origins(self.panel, plan.horizon)
+        # Validation and test are not in it; where each series ends depends on a declared day or on its own rows.
+        panel = training_panel(self.panel, plan.horizon)
+        windows = PanelWindows(panel, context=plan.context, country=self.country)
         unit = plan.privacy.unit if plan.privacy else "series"
-        end = windows.step_of(cut.train_end) + 1
-        return TrainingData.of(windows, train_end=end, horizon=plan.horizon, unit=unit)
+        return TrainingData.of(windows, train_end=windows.n_steps, horizon=plan.horizon, unit=unit)
 
     def _self_test(self, plan: FederationPlan) -> None:
         """Once for each plan in a process: the gradients are what the privacy analysis takes them for."""
@@ -232,6 +251,8 @@ class ClientSession:
                 order, adapter
             )
         except PolicyError as error:
+            if isinstance(error, LedgerBehind):
+                self.failure = error  # a person must see it: the client stops after this answer
             self._say(SessionEvent("declined", f"Refused round {order.round}: {error}", order.round))
             return TrainReply(answer="declined", federation=order.federation, round=order.round), None
 
@@ -264,6 +285,7 @@ class ClientSession:
         start = self._received(plan, adapter, order.adapter_sha256)
         if plan.privacy is None:
             return self._rehearse(plan, order, start)
+        self.ledger.compare(order.federation, order.answered)
         state = self.ledger.begin_round(
             order.federation, order.round, plan_sha256=order.plan_sha256, adapter_sha256=order.adapter_sha256
         )
@@ -272,8 +294,10 @@ class ClientSession:
             self._say(SessionEvent("resent", text, order.round, plan.rounds))
             self.ledger.mark_sent(state)
             return state.payload
+        mechanism = Mechanism.of(plan, self.policy.bucket)
+        mechanism.require(state.run)
         self._say(SessionEvent("training", f"Round {order.round} of {plan.rounds}.", order.round, plan.rounds))
-        noised = check_tensors(self._private_delta(plan, start), plan.adapter.tensors, "the delta")
+        noised = check_tensors(self._private_delta(plan, mechanism, start), plan.adapter.tensors, "the delta")
         delta = _within(noised, _ROUNDING * norm_bound(plan, self.policy.bucket))
         payload = self._encoded(plan, delta)
         sealed = self.ledger.seal(state, payload)
@@ -321,34 +345,27 @@ class ClientSession:
             )
         return checked
 
-    def _private_delta(self, plan: FederationPlan, start: Tensors) -> Tensors:
+    def _private_delta(self, plan: FederationPlan, mechanism: Mechanism, start: Tensors) -> Tensors:
         """The noised gradient (or DP-SGD update) of one round."""
         from trend_common.privacy.step import private_gradient, private_update
 
-        assert plan.privacy is not None
         assert self._data is not None
         data, engine = self._data, self.engine
         engine.install(plan.adapter, self._frozen)
         engine.use(start)
 
         def losses(units: NDArray[np.int64]) -> object:
-            batch = data.draw(units, plan.windows_per_series, self._generator.uniform)
+            batch = data.draw(units, mechanism.windows_per_series, self._generator.uniform)
             return engine.backbone(batch.to(engine.device)).loss_per_sample
 
-        common = {
-            "n_units": data.n_units,
-            "windows_per_series": plan.windows_per_series,
-            "bucket": plan.privacy.buckets[self.policy.bucket],
-            "clip": plan.privacy.clip,
-            "generator": self._generator,
-        }
+        common = {"n_units": data.n_units, "generator": self._generator, **mechanism.arguments()}
         if plan.update == "gradient":
             found = private_gradient(engine.backbone.core, losses, **common)  # type: ignore[arg-type]
         else:
             found = private_update(
                 engine.backbone.core,
                 losses,  # type: ignore[arg-type]
-                steps=plan.steps,
+                steps=mechanism.steps,
                 learning_rate=plan.local_learning_rate,
                 proximal_mu=plan.proximal_mu,
                 **common,  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ class Workplace:
         home: The home folder.
         data: The sales file; None takes the one that this home used last.
         columns, freq, date_format, decimal: How to read it; kept for the next time.
+        until: The export's last day, YYYY-MM-DD, where a person declares it; kept with the file.
         country: For public holidays where the file has none.
         device: "auto", "cpu", "cuda" or "mps".
         backbone: Name or folder.
@@ -48,6 +49,7 @@ class Workplace:
         freq: str | None = None,
         date_format: str | None = None,
         decimal: str | None = None,
+        until: str | None = None,
         country: str | None = None,
         device: str = "auto",
         backbone: str = "trend-small",
@@ -63,6 +65,7 @@ class Workplace:
                 freq=freq,
                 date_format=date_format,
                 decimal=decimal,
+                until=until,
                 country=country,
             )
         else:
@@ -87,13 +90,15 @@ class Workplace:
             freq=source.freq,  # type: ignore[arg-type]
             date_format=source.date_format,
             decimal=source.decimal,  # type: ignore[arg-type]
+            period=None if source.until is None else (None, source.until),
         )
         if self._given:
             self.home.save_data_source(source)
         words = {"D": "days", "W": "weeks", "M": "months"}[panel.freq]
         warnings = [finding for finding in panel.findings if finding.severity == "warning"]
         console.print(
-            f"Sales: {panel.n_series} series of {words}, {panel.start.date()} to {panel.end.date()}"
+            f"Sales: {panel.n_series} series of {words}, {panel.start.date()} to {panel.calendar_end.date()}"
+            + (" as declared" if panel.until is not None else "")
             + (f"; {len(warnings)} warnings (trend-client check shows them)" if warnings else "")
             + "."
         )
@@ -134,11 +139,14 @@ class Workplace:
         from trend_common.privacy.budget import read_budget
 
         policy = self.policy()
+        folder = self.home.root / "federations"
+        noted = {path.parent.name: self.home.shares(path.parent.name) for path in folder.glob("*/shares.json")}
         return read_budget(
             self.ledger_path,
             head_path=self.home.head_folder / "ledger-head.json",
             epsilon_total=policy.epsilon_total,
             delta=policy.delta_max,
+            shares={name: shares for name, shares in noted.items() if shares is not None},
         )
 
     def sent(self) -> tuple[SentMessage, ...]:

@@ -2,7 +2,7 @@
 
 All retailers and methods are cut at the same two steps of the calendar::
 
-    ... history ... | validation (H steps) | test (H steps) | panel.end
+    ... history ... | validation (H steps) | test (H steps) | panel.calendar_end
                     ^ origins.validation   ^ origins.test
 
 An *origin* is the first step to be forecast; whatever is dated on or after it is unknown to the forecaster. Training
@@ -45,6 +45,7 @@ __all__ = [
     "panel_before",
     "scale_of",
     "score",
+    "training_panel",
 ]
 
 Array = NDArray[np.float64]
@@ -81,7 +82,7 @@ class Origins:
     Attributes:
         train_end: Last step that training may use: the one before the earliest validation window.
         validation: First step of the validation window, one horizon before ``test``.
-        test: First step of the test window, which ends with the panel.
+        test: First step of the test window, which ends with the panel's calendar.
         rolling: All validation origins, ascending; the last is ``validation``.
     """
 
@@ -97,7 +98,7 @@ class Grid:
 
     Attributes:
         ids: S series.
-        calendar: T steps from the panel's first to its last.
+        calendar: T steps from the panel's first to the end of its calendar.
         y: [S, T], NaN where unknown and outside a series' own range.
     """
 
@@ -135,7 +136,7 @@ def future_dates(panel: SalesPanel, origin: pd.Timestamp, horizon: int) -> pd.Da
 
 def next_origin(panel: SalesPanel) -> pd.Timestamp:
     """The first step after the panel: where the forecasts that a planner uses begin."""
-    return pd.date_range(panel.end, periods=2, freq=panel.offset)[1]
+    return pd.date_range(panel.calendar_end, periods=2, freq=panel.offset)[1]
 
 
 def origins(panel: SalesPanel, horizon: int, *, windows: int = 1, step: int | None = None) -> Origins:
@@ -153,7 +154,7 @@ def origins(panel: SalesPanel, horizon: int, *, windows: int = 1, step: int | No
     """
     if horizon < 1 or windows < 1 or (step is not None and step < 1):
         raise ValueError(f"horizon {horizon}, windows {windows}, step {step}: expected at least 1 each")
-    calendar = pd.date_range(panel.start, panel.end, freq=panel.offset)
+    calendar = pd.date_range(panel.start, panel.calendar_end, freq=panel.offset)
     stride = step or horizon
     needed = 2 * horizon + (windows - 1) * stride + MINIMUM_HISTORY[panel.freq]
     if len(calendar) < needed:
@@ -178,7 +179,7 @@ def grid(panel: SalesPanel, *, before: pd.Timestamp | None = None) -> Grid:
         before: The calendar ends with the step before this one, cut or extended by unknown values; default: it ends
             with the panel.
     """
-    end = panel.end if before is None else before
+    end = panel.calendar_end if before is None else before
     calendar = pd.date_range(panel.start, end, freq=panel.offset, inclusive="both" if before is None else "left")
     codes, names = pd.factorize(panel.frame["unique_id"], sort=True)
     dates = pd.DatetimeIndex(panel.frame["ds"])
@@ -199,16 +200,66 @@ def panel_before(panel: SalesPanel, origin: pd.Timestamp) -> SalesPanel:
     they are planned or public. A series that starts later keeps its static row, as a product about to be launched.
     """
     past = panel.frame["ds"] < origin
-    ahead = [name for name in ("unique_id", "ds", *KNOWN_AHEAD) if name in panel.frame.columns]
+    ahead = _ahead(panel)
     later = panel.frame.loc[~past, ahead]
     known = panel.future[panel.future["ds"] >= origin] if len(panel.future) else panel.future
     if len(ahead) == 2:
         later = later.iloc[:0]
-    parts = [part for part in (later, known) if len(part)]
-    future = pd.concat(parts, ignore_index=True) if parts else panel.future.iloc[:0]
-    if parts:
-        future = future.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True)
-    return replace(panel, frame=panel.frame[past].reset_index(drop=True), future=future)
+    future = _sorted([later, known], panel.future)
+    until = None if panel.until is None else min(panel.until, _step_before(origin, panel.offset))
+    return replace(panel, frame=panel.frame[past].reset_index(drop=True), future=future, until=until)
+
+
+def training_panel(panel: SalesPanel, horizon: int) -> SalesPanel:
+    """The panel without the steps that a shared model must not be trained on: validation and test, 2 · H steps.
+
+    They are counted back from the declared last step (``panel.until``). Where nobody declared one they are counted
+    back from each series' own last step: never later than what the panel's end would give, and independent of all
+    other series. Either way no other series moves what is left of one, and sales of the two windows are not there at
+    all. As in :func:`panel_before`, plans go to ``future``.
+
+    Raises:
+        DataError: The data are too short for a backtest of this horizon, or no series has more than 2 · H steps.
+    """
+    cut = origins(panel, horizon)
+    if panel.until is not None:
+        kept = panel_before(panel, cut.validation)
+    else:
+        counted = panel.frame.groupby("unique_id", sort=False)
+        back = counted["ds"].transform("size").to_numpy() - counted.cumcount().to_numpy()
+        past = back > 2 * horizon
+        ahead = _ahead(panel)
+        later = panel.frame.loc[~past, ahead].iloc[: None if len(ahead) > 2 else 0]
+        kept = replace(
+            panel, frame=panel.frame[past].reset_index(drop=True), future=_sorted([later, panel.future], panel.future)
+        )
+    ids = pd.Index(kept.frame["unique_id"].unique())
+    if not len(ids):
+        raise DataError(
+            f"No series has more than {2 * horizon} steps, of which the last {2 * horizon} are kept for testing.",
+            "Use a shorter horizon or a longer history.",
+        )
+    # A series of which nothing is left has no windows; its own rows alone decide that.
+    future = kept.future[kept.future["unique_id"].isin(ids)].reset_index(drop=True)
+    return replace(kept, static=kept.static[kept.static.index.isin(ids)], future=future)
+
+
+def _ahead(panel: SalesPanel) -> list[str]:
+    """The columns of the frame that may be known ahead, with the keys."""
+    return [name for name in ("unique_id", "ds", *KNOWN_AHEAD) if name in panel.frame.columns]
+
+
+def _sorted(parts: Sequence[pd.DataFrame], empty: pd.DataFrame) -> pd.DataFrame:
+    """Planned rows below each other, by series and step."""
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        return empty.iloc[:0]
+    joined = pd.concat(filled, ignore_index=True)
+    return joined.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True)
+
+
+def _step_before(step: pd.Timestamp, offset: str) -> pd.Timestamp:
+    return pd.date_range(end=step, periods=2, freq=offset)[0]
 
 
 def scale_of(panel: SalesPanel, ids: Sequence[str], origin: pd.Timestamp) -> SeasonalError:

@@ -27,7 +27,11 @@ from trend_common.panel import SalesPanel
 __all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "text_features"]
 
 MAX_HORIZON: Final = 56
-"""Steps of calendar and known-ahead values kept beyond the panel's end."""
+"""Most steps ahead of a window."""
+
+_MARGIN: Final = MAX_HORIZON + 8
+"""Steps of calendar beyond the panel's end, and of plans beyond a series' own: the last step of a horizon still looks
+a week ahead for holidays."""
 
 MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
 """Steps since a series' first one before which no training window starts."""
@@ -79,7 +83,11 @@ def _buckets(texts: Sequence[str], salt: str) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Dense arrays over the panel's calendar, [S, T] with T = panel steps + MAX_HORIZON."""
+    """Dense arrays over the panel's calendar, [S, T] with T = panel steps + margin; ``has_*`` are [S, 1].
+
+    ``*_known`` say what is known of a step beforehand: all up to the series' own last step, and later what its rows
+    announce. Where the panel ends plays no part, since that depends on the other series.
+    """
 
     values: NDArray[np.float32]
     known: NDArray[np.float32]
@@ -89,6 +97,9 @@ class _Grid:
     holiday: NDArray[np.float32]
     lead: NDArray[np.float32]
     unavailable: NDArray[np.float32]
+    has_promo: NDArray[np.float32]
+    has_price: NDArray[np.float32]
+    has_holiday: NDArray[np.float32]
     promo_known: NDArray[np.float32]
     price_known: NDArray[np.float32]
     holiday_known: NDArray[np.float32]
@@ -103,8 +114,7 @@ class PanelWindows:
         panel: The sales.
         context: L, steps of history that the model sees.
         country: ISO code whose public holidays are used where the panel has no holiday column.
-        until: Last day of the calendar where that is later than the panel's end; a day that somebody declared does
-            not depend on which series are in the panel, the panel's end does.
+        until: Last day of the calendar where that is later than the panel's own (``panel.calendar_end``).
     """
 
     def __init__(
@@ -118,18 +128,15 @@ class PanelWindows:
         self.panel = panel
         self.context = context
         self.ids = panel.ids
-        end = panel.end if until is None else max(panel.end, until)
+        end = panel.calendar_end if until is None else max(panel.calendar_end, until)
         n = len(pd.date_range(panel.start, end, freq=panel.offset))
         self.n_steps = n
-        self.dates = pd.date_range(panel.start, periods=n + MAX_HORIZON, freq=panel.offset)
+        self.dates = pd.date_range(panel.start, periods=n + _MARGIN, freq=panel.offset)
         self._country = country
         self._grid = self._build_grid()
         # The calendar goes on before the panel's start: where that lies depends on the oldest series.
         earlier = pd.date_range(end=self.dates[0], periods=context + 1, freq=panel.offset)[:-1]
         self._calendar = calendar_features(earlier.union(self.dates), panel.freq)
-        present = self._inside
-        self.first = present.argmax(axis=1)
-        self.last = present.shape[1] - 1 - present[:, ::-1].argmax(axis=1)
 
     @cached_property
     def _text(self) -> NDArray[np.float32]:
@@ -160,10 +167,17 @@ class PanelWindows:
 
         frame = panel.frame.assign(_present=1.0)
         self._inside = place(frame, "_present", 0.0) > 0
+        self.first = self._inside.argmax(axis=1)
+        self.last = shape[1] - 1 - self._inside[:, ::-1].argmax(axis=1)
         y, closed = place(frame, "y"), place(frame, "closed", 0.0)
         known = np.isfinite(y)
         both = pd.concat([panel.frame, panel.future], ignore_index=True) if len(panel.future) else panel.frame
-        promo, price, holiday = place(both, "promo"), place(both, "price"), place(both, "holiday")
+        # How far the calendar goes on depends on the other series, so each one's plans end at its own distance.
+        own_end = np.where(self._inside.any(axis=1), self.last, self.n_steps - 1)
+        later = np.arange(shape[1])[None] - own_end[:, None]
+        promo, price, holiday = (
+            np.where(later <= _MARGIN, place(both, name), np.nan) for name in ("promo", "price", "holiday")
+        )
         stock = place(frame, "stock")
         price = np.where(price > 0, price, np.nan)
         # A price is carried on within its series, so that whether it was recorded says nothing of sales that day.
@@ -179,7 +193,7 @@ class PanelWindows:
             holiday_known = np.ones((shape[0], 1), dtype=bool)
         else:
             holiday_known = np.zeros((shape[0], 1), dtype=bool)
-        ahead = np.arange(shape[1])[None] >= self.n_steps
+        ahead = later > 0
         return _Grid(
             values=np.where(known, np.nan_to_num(y), 0.0).astype(np.float32),
             known=known.astype(np.float32),
@@ -189,7 +203,10 @@ class PanelWindows:
             holiday=(np.nan_to_num(holiday) > 0).astype(np.float32),
             lead=holiday_lead(holiday, panel.freq),
             unavailable=((stock == 0) & ~known).astype(np.float32),
-            # Beyond the panel's end only what the file announces is known.
+            has_promo=np.asarray(has_promo, dtype=np.float32),
+            has_price=np.asarray(has_price, dtype=np.float32),
+            has_holiday=np.asarray(holiday_known, dtype=np.float32),
+            # Beyond the series' end only what the file announces is known.
             promo_known=(has_promo & (~ahead | np.isfinite(promo))).astype(np.float32),
             price_known=(has_price & (~ahead | np.isfinite(price))).astype(np.float32),
             holiday_known=(holiday_known & (~ahead | np.isfinite(holiday))).astype(np.float32),
@@ -211,7 +228,7 @@ class PanelWindows:
         step = np.searchsorted(self.dates.to_numpy(), days.to_numpy(), side="right") - 1
         if self.panel.freq == "W":  # a weekly step stands for the seven days that end with it
             step = np.searchsorted(self.dates.to_numpy(), days.to_numpy(), side="left")
-        out[step[(step >= 0) & (step < len(out)) & (days >= self.dates[0] - pd.Timedelta(days=7))]] = 1.0
+        out[step[(step >= 0) & (step < len(out)) & (days > self.dates[0] - pd.Timedelta(days=7))]] = 1.0
         return out
 
     @property
@@ -326,14 +343,14 @@ class PanelWindows:
             "holiday_lead": (grid.lead[at, clipped], grid.lead[at, ahead]),
             "promo": (grid.promo[at, clipped], grid.promo[at, ahead] * grid.promo_known[at, ahead]),
             "log_relative_price": (
-                relative[:, : self.context] * grid.price_known[at, clipped],
+                relative[:, : self.context] * grid.has_price[row],
                 relative[:, self.context :] * price_ahead,
             ),
             "closed": (closed_past, closed_ahead),
             "unavailable": (grid.unavailable[at, clipped], np.zeros_like(ahead, dtype=np.float32)),
-            "promo_known": (grid.promo_known[at, clipped], grid.promo_known[at, ahead]),
-            "price_known": (grid.price_known[at, clipped], price_ahead),
-            "holiday_known": (grid.holiday_known[at, clipped], grid.holiday_known[at, ahead]),
+            "promo_known": (grid.has_promo[row].repeat(self.context, 1), grid.promo_known[at, ahead]),
+            "price_known": (grid.has_price[row].repeat(self.context, 1), price_ahead),
+            "holiday_known": (grid.has_holiday[row].repeat(self.context, 1), grid.holiday_known[at, ahead]),
             "closed_known": (closed_known.repeat(self.context, 1), closed_known.repeat(horizon, 1)),
         }
         for name, (before, after) in pairs.items():

@@ -60,6 +60,14 @@ def test_a_script_reads_the_same(sales: Path, tmp_path: Path) -> None:
     assert {"code", "severity", "count", "action"} <= set(written["findings"][0])
 
 
+def test_the_declared_last_day_is_shown_and_written(sales: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert "declared to end 2024-04-12" in shown(sales, json_out=out, until="2024-04-12")
+    assert json.loads(out.read_text("utf-8"))["until"] == "2024-04-12"
+    shown(sales, json_out=out)
+    assert json.loads(out.read_text("utf-8"))["until"] is None
+
+
 def test_a_file_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("a,b\nx,y\n", "utf-8")
@@ -71,6 +79,8 @@ def test_a_file_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> Non
 def test_options_are_checked_first(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--freq"):
         check(tmp_path / "none.csv", freq="H")
+    with pytest.raises(UsageError, match="--until"):
+        check(tmp_path / "none.csv", until="yesterday")
     with pytest.raises(UsageError, match="--decimal"):
         check(tmp_path / "none.csv", decimal="x")
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from trend_client.cli import main
+from trend_client.workplace import Workplace
 from trend_common.errors import ExitCode
 
 
@@ -47,6 +48,8 @@ def test_help_and_version_import_nothing_heavy() -> None:
         (["--server", "127.0.0.1:1", "--data", "missing.csv"], ExitCode.DATA, "no file"),
         (["forecast", "--data", "x.csv", "--freq", "hour"], ExitCode.USAGE, "D for days"),
         (["forecast", "--data", "x.csv", "--device", "tpu"], ExitCode.USAGE, "cuda"),
+        (["forecast", "--data", "x.csv", "--until", "30.06.2024"], ExitCode.USAGE, "YYYY-MM-DD"),
+        (["check", "--data", "x.csv", "--until", "2024-02-30"], ExitCode.USAGE, "no day"),
         (["--server", "127.0.0.1:1", "--data", "x.csv", "--columns", "units"], ExitCode.USAGE, "role=name"),
     ],
 )
@@ -83,6 +86,19 @@ def test_an_edited_ledger_exits_with_4(
     (folder / "ledger.jsonl").write_text('{"seq": 1, "kind": "accept"}\n')
     assert run(monkeypatch, "budget", "--home", str(tmp_path / "h")) == ExitCode.POLICY
     assert "not intact" in capsys.readouterr().err
+
+
+def test_the_declared_last_day_is_kept_in_the_home(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, sales: pd.DataFrame
+) -> None:
+    data = tmp_path / "sales.csv"
+    sales.to_csv(data, index=False)
+    last = pd.Timestamp(sales["date"].max()) + pd.Timedelta(days=2)
+    first = Workplace(tmp_path / "h", data=data, until=str(last.date())).panel()
+    again = Workplace(tmp_path / "h").panel()
+    assert first.until == again.until == last
+    assert f"to {last.date()} as declared" in " ".join(capsys.readouterr().out.split())
+    assert Workplace(tmp_path / "h", data=data).panel().until is None, "another export, another last day"
 
 
 def test_forecasts_and_report_without_any_federation(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from trend_client.engine import Engine
 from trend_client.home import ClientHome
@@ -273,6 +274,28 @@ def test_without_training_the_shared_adapter_is_received_and_nothing_is_charged(
     session.adopt(order, dict(world.initial))
     assert session.adopted is not None
     assert world.ledger.accounts == ()
+
+
+@pytest.mark.parametrize("declared", [None, "2024-08-31"])
+def test_a_series_that_ends_later_does_not_move_the_training_of_the_others(
+    world: World, engine: Engine, sales: pd.DataFrame, declared: str | None
+) -> None:
+    """What the session trains on, with and without a product that sold for two months more."""
+    dates = pd.date_range("2024-02-01", "2024-07-20")
+    late = pd.DataFrame({"date": dates, "store": "s0", "product": "late", "units": 4.0, "price": 1.0, "promo": 0})
+    found = []
+    for name, table in (("without", sales), ("with", pd.concat([sales, late]))):
+        panel = from_frame(table, freq="D", period=(None, declared))
+        other = World(world.home.root.parent / f"{name}-{declared}", engine, panel)
+        session = other.session()
+        assert session.describe(other.plan, dict(other.frozen)).answer == "accepted", session.declined
+        data = session._data
+        assert data is not None
+        units = [unit for unit, rows in enumerate(data.units) if "late" not in data.windows.ids[rows[0]]]
+        found.append(data.draw(units, 3, lambda n: np.linspace(0.001, 0.999, n)))
+        other.ledger.close()
+    for one, two in zip(found[0].__dict__.values(), found[1].__dict__.values(), strict=True):
+        assert (one is two is None) or torch.equal(one, two)
 
 
 def test_messages_have_one_size_whatever_the_sales(world: World, engine: Engine, sales: pd.DataFrame) -> None:

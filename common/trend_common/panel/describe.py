@@ -51,6 +51,7 @@ def summary(panel: SalesPanel, *, version: str) -> dict[str, Any]:
         "series": panel.n_series,
         "start": panel.start.date().isoformat(),
         "end": panel.end.date().isoformat(),
+        "until": None if panel.until is None else panel.until.date().isoformat(),
         "rows": panel.rows,
         "columns": dict(panel.columns),
         "findings": [

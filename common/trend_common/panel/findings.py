@@ -56,6 +56,7 @@ CATALOGUE: Final[dict[str, tuple[Severity, str]]] = {
     "padded_text": ("info", "spaces around store and product names removed"),
     "blank_keys": ("warning", "rows without a store or product dropped"),
     "outside_period": ("info", "rows outside the given period dropped"),
+    "declared_end": ("info", "the calendar goes on to the declared last day"),
     "far_dates": ("warning", "kept; check for a mistyped year"),
     # Rows
     "duplicate_rows": ("warning", "identical rows: the first is kept"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,16 @@ from trend_common.panel.lines import are_order_lines, clean_lines
 from trend_common.panel.model import KNOWN_AHEAD, Freq, SalesPanel
 from trend_common.panel.numeric import Decimal
 from trend_common.panel.reading import RawTable, read_table
-from trend_common.panel.resample import summed, summed_future
+from trend_common.panel.resample import coarse_step, summed, summed_future
 from trend_common.panel.series import numbered, static_texts, unique_steps
 from trend_common.panel.shape import to_long
 
 __all__ = ["from_frame", "read"]
 
-Period = tuple[str | pd.Timestamp, str | pd.Timestamp]
+Period = tuple[str | pd.Timestamp | None, str | pd.Timestamp | None]
+
+_LATEST_END: Final = pd.Timedelta(days=400)
+"""A last day further after the last row is taken for a slip."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def read(
         freq: Frequency to deliver; days can be summed to weeks or months. Inferred from the file if None.
         date_format: strptime format of the dates. Detected if None.
         decimal: Decimal mark of text numbers. Detected if None.
-        period: First and last day of the export; rows outside are dropped. The file's own first and last day if None.
+        period: First and last day of the export, either of them None for the file's own; rows outside are dropped,
+            but for plans (a price, promotion or holiday without units) after the last day.
         name: The panel's name on the person's own screen; the file's stem if None.
 
     Raises:
@@ -115,13 +120,43 @@ def _panel(raw: RawTable, name: str, wishes: _Wishes, report: Report) -> SalesPa
     report.stop_if_blocked()
     own = grid if grid.freq == found.freq else found
     rows, static = _by_step(rows, table, own, orders, report)
-    last_step = int(own.steps(np.array([wishes.period[1] if wishes.period else end], dtype="datetime64[D]"))[0])
+    declared = None if wishes.period is None or wishes.period[1] is None else pd.Timestamp(wishes.period[1])
+    last_step = _step(own, end) if declared is None else _step_by(own, declared)
+    if declared is not None:
+        rows = _until_step(rows, last_step, report)
     series = regular(rows, own, len(table), report, orders=orders, end=last_step)
     future = future_rows(rows, series.last, report)
     if grid.freq != own.freq:
         series = summed(series, grid, report)
         future = summed_future(future, grid, series.last)
-    return _assembled(name, grid, series, future, static, layout, len(raw.frame), report)
+    panel = _assembled(name, grid, series, future, static, layout, len(raw.frame), report)
+    if declared is None:
+        return panel
+    # Of summed days the last step is the last one that had wholly passed by the declared day.
+    whole = last_step if grid.freq == own.freq else coarse_step(declared + pd.Timedelta(days=1), grid) - 1
+    until = pd.Timestamp(grid.dates(np.array([whole]))[0])
+    missing = len(pd.date_range(panel.end, until, freq=panel.offset)) - 1
+    report.found(
+        "declared_end", missing, f"The last known sale is {missing} step(s) before the declared end, {until.date()}."
+    )
+    return replace(panel, until=until, findings=tuple(report.findings))
+
+
+def _step(grid: Grid, day: pd.Timestamp) -> int:
+    return int(grid.steps(np.array([day], dtype="datetime64[D]"))[0])
+
+
+def _step_by(grid: Grid, day: pd.Timestamp) -> int:
+    """The last step dated no later than ``day``."""
+    step = _step(grid, day)
+    return step if pd.Timestamp(grid.dates(np.array([step]))[0]) <= day else step - 1
+
+
+def _until_step(rows: pd.DataFrame, last: int, report: Report) -> pd.DataFrame:
+    """Rows up to the declared step, and plans; a weekly date between two steps may have moved beyond it."""
+    moved = ((rows["step"] > last) & rows["y"].notna()).to_numpy()
+    report.found("outside_period", int(moved.sum()), f"{int(moved.sum())} row(s) moved to a week after the period.")
+    return rows[~moved].reset_index(drop=True)
 
 
 def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tuple[Cells, bool]:
@@ -137,9 +172,7 @@ def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tu
     )
     rows = cells.rows
     if wishes.period is not None:
-        inside = rows["ds"].between(pd.Timestamp(wishes.period[0]), pd.Timestamp(wishes.period[1]))
-        report.found("outside_period", int((~inside).sum()), f"{int((~inside).sum())} row(s) are outside the period.")
-        rows = rows[inside].reset_index(drop=True)
+        rows = _inside_period(rows, wishes.period, report)
     identical = _identical(raw.frame, rows, layout)
     orders = layout.shape == "long" and are_order_lines(rows, cells.minutes, identical)
     further_sales = layout.counted or (orders and "order" not in rows)
@@ -154,6 +187,31 @@ def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tu
     if not orders and cells.minutes:
         report.found("sub_daily", len(rows), "The dates have times of day.")
     return Cells(rows, cells.minutes, cells.monthly, cells.has_ids), orders
+
+
+def _inside_period(rows: pd.DataFrame, period: Period, report: Report) -> pd.DataFrame:
+    """Rows from the first to the last declared day, and what is planned after it."""
+    first, last = (None if day is None else pd.Timestamp(day) for day in period)
+    inside = np.ones(len(rows), dtype=bool)
+    if first is not None:
+        inside &= (rows["ds"] >= first).to_numpy()
+    if last is not None:
+        planned = rows["ahead"].to_numpy(dtype=bool) & rows["y"].isna().to_numpy()
+        inside &= (rows["ds"] <= last).to_numpy() | planned
+        newest = rows["ds"].max()
+        if last - newest > _LATEST_END:
+            report.problem(
+                f"The declared last day, {last.date()}, is {(last - newest).days} days after the file's last row.",
+                "Declare the last day that the export covers, written as YYYY-MM-DD.",
+            )
+    if not (inside & rows["y"].notna().to_numpy()).any() and rows["y"].notna().any():
+        days = f"{rows['ds'].min().date()} to {rows['ds'].max().date()}"
+        report.problem(
+            f"No row with units lies in the declared period; the file has {days}.",
+            "Declare the export's own first and last day, or leave them out.",
+        )
+    report.found("outside_period", int((~inside).sum()), f"{int((~inside).sum())} row(s) are outside the period.")
+    return rows[inside].reset_index(drop=True)
 
 
 def _far_dates(rows: pd.DataFrame, report: Report) -> None:

@@ -67,6 +67,8 @@ class SalesPanel:
         columns: Role -> source column.
         findings: Everything noticed, each with what was done.
         rows: Rows read from the source.
+        until: The export's last step, where a person declared its last day; no row of ``frame`` is later. None leaves
+            it to the file. Unlike :attr:`end`, it does not depend on which series are there.
     """
 
     name: str
@@ -78,6 +80,7 @@ class SalesPanel:
     columns: dict[str, str]
     findings: tuple[Finding, ...]
     rows: int
+    until: pd.Timestamp | None = None
 
     @property
     def start(self) -> pd.Timestamp:
@@ -88,6 +91,11 @@ class SalesPanel:
     def end(self) -> pd.Timestamp:
         """The last step of any series."""
         return pd.Timestamp(self.frame["ds"].max())
+
+    @property
+    def calendar_end(self) -> pd.Timestamp:
+        """The last step of the calendar, from which cuts are counted back: the declared one, else :attr:`end`."""
+        return self.end if self.until is None else self.until
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -124,7 +132,7 @@ class SalesPanel:
         }
 
     def last_steps(self, n: int) -> SalesPanel:
-        """Only the last ``n`` steps before the panel's end, as if the export had begun there.
+        """Only the last ``n`` steps of the panel's calendar, as if the export had begun there.
 
         Series that ended earlier are dropped; ``future`` is kept for those that remain.
 
@@ -133,7 +141,7 @@ class SalesPanel:
         """
         if n < 1:
             raise UsageError(f"The number of steps is {n}.", "Give at least 1.")
-        first = pd.date_range(end=self.end, periods=n, freq=self.offset)[0]
+        first = pd.date_range(end=self.calendar_end, periods=n, freq=self.offset)[0]
         return self._restricted((self.frame["ds"] >= first).to_numpy())
 
     def _restricted(self, rows: np.ndarray) -> SalesPanel:

@@ -9,7 +9,7 @@ from trend_common.panel.calendar import Grid
 from trend_common.panel.findings import Report
 from trend_common.panel.grid import Regular
 
-__all__ = ["summed", "summed_future"]
+__all__ = ["coarse_step", "summed", "summed_future"]
 
 _RULES = {"price": "mean", "promo": "mean", "holiday": "max", "stock": "last", "returns": "sum"}
 
@@ -62,6 +62,11 @@ def summed_future(future: pd.DataFrame, grid: Grid, last: np.ndarray) -> pd.Data
     later = table["step"].to_numpy() > last[table["series"].to_numpy()]
     kept: pd.DataFrame = table[whole & later].drop(columns="size").reset_index(drop=True)
     return kept
+
+
+def coarse_step(day: pd.Timestamp, grid: Grid) -> int:
+    """The week or month that a day is summed into."""
+    return int(_coarse(np.array([day], dtype="datetime64[D]"), grid)[0])
 
 
 def _coarse(days: np.ndarray, grid: Grid) -> np.ndarray:
