@@ -44,6 +44,10 @@ def show_budget(budget: Budget, json_out: Path | None) -> None:
                 row.state,
             )
         console.print(table)
+    if budget.others and budget.chain_ok:
+        console.print("The same spending for other secrets (computed for this screen, never sent):")
+        for cost in budget.others:
+            console.print(escape(f"- {cost.sentence()}"), soft_wrap=True)
     console.print(
         "The ledger is intact." if budget.chain_ok else f"[bold red]The ledger is NOT intact: {budget.problem}.[/]"
     )

@@ -58,6 +58,7 @@ class Checkpoint:
         optimiser: The optimiser's tensors.
         optimiser_steps: Its number of steps.
         history: One record for each round.
+        answers: Node id → how many rounds that client has answered; it is told, to compare with its own ledger.
     """
 
     round: int
@@ -66,6 +67,7 @@ class Checkpoint:
     optimiser: Tensors = field(default_factory=dict)
     optimiser_steps: int = 0
     history: tuple[RoundRecord, ...] = ()
+    answers: Mapping[int, int] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -176,6 +178,7 @@ class DiskStore:
             "adapter_sha256": tensors_sha256(checkpoint.adapter),
             "optimiser_steps": checkpoint.optimiser_steps,
             "history": [vars(record) for record in checkpoint.history],
+            "answers": {str(node_id): count for node_id, count in checkpoint.answers.items()},
         }
         write_tensors(
             self.folder / f"round-{checkpoint.round:06d}.safetensors", tensors, {"checkpoint": json.dumps(header)}
@@ -207,6 +210,7 @@ def _read_checkpoint(path: Path, plan: FederationPlan) -> Checkpoint:
         optimiser={name: value.astype(np.float32) for name, value in _under(tensors, "optimiser/").items()},
         optimiser_steps=int(header["optimiser_steps"]),
         history=tuple(RoundRecord(**record) for record in header["history"]),
+        answers={int(node_id): int(count) for node_id, count in header.get("answers", {}).items()},
     )
 
 

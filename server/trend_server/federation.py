@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from flwr.app import RecordDict
@@ -85,12 +85,19 @@ class _Round:
     """An open round."""
 
     order: TrainOrder
-    question: RecordDict
+    adapter: Tensors
     aggregator: Aggregator
     invited: set[int]
     answered: set[int]
     deadline: float
     opened: float
+    questions: dict[int, RecordDict] = field(default_factory=dict)
+
+    def question(self, answered: int) -> RecordDict:
+        """For the clients that have answered so many rounds; the order alone differs."""
+        if answered not in self.questions:
+            self.questions[answered] = pack(self.order.model_copy(update={"answered": answered}), self.adapter)
+        return self.questions[answered]
 
 
 class Federation:
@@ -119,6 +126,7 @@ class Federation:
         self._plan_sha256 = plan.sha256()
         self._ever: set[int] = set()
         self._asked: dict[int, str] = {}
+        self._answers: dict[int, int] = {}
         self._round = 0
         self._optimiser = make_optimiser(settings.optimiser, settings.learning_rate, settings.betas)
         make_aggregator(settings.aggregation, plan.adapter.tensors, trim=settings.trim)  # refuses a wrong name now
@@ -138,7 +146,7 @@ class Federation:
                 events=events,
                 enough_clients=self._enough_clients,
                 lose_patience=self._lose_patience,
-                answered=lambda _: 0,
+                answered=lambda node_id: self._answers.get(node_id, 0),
                 timeout=settings.round_timeout,
             )
 
@@ -152,7 +160,7 @@ class Federation:
         found = self._store.load(self.plan)
         state = found or Checkpoint(0, self._plan_sha256, self._initial)
         self._optimiser.state, self._optimiser.steps = dict(state.optimiser), state.optimiser_steps
-        self._round = state.round
+        self._round, self._answers = state.round, dict(state.answers)
         if found is not None:
             self._tell("resumed", f"Resuming after round {state.round} of {self.plan.rounds}.")
         while state.round < self.plan.rounds:
@@ -228,7 +236,7 @@ class Federation:
         schema = self.plan.adapter.tensors
         one = _Round(
             order=order,
-            question=pack(order, state.adapter),
+            adapter=state.adapter,
             aggregator=make_aggregator(self.settings.aggregation, schema, trim=self.settings.trim),
             invited=invited,
             answered=set(),
@@ -254,6 +262,7 @@ class Federation:
             adapter_sha256=tensors_sha256(adapter),
             seconds=round(seconds, 3),
         )
+        self._answers |= {node_id: self._answers.get(node_id, 0) + 1 for node_id in clients}
         told = f"{len(clients)} answers in {record.seconds:.1f} s"
         self._tell("closed", f"Round {number} of {self.plan.rounds} is complete: {told}.", one)
         return Checkpoint(
@@ -263,6 +272,7 @@ class Federation:
             optimiser=dict(self._optimiser.state),
             optimiser_steps=self._optimiser.steps,
             history=(*state.history, record),
+            answers=dict(self._answers),
         )
 
     def _enough_clients(self) -> set[int]:
@@ -331,7 +341,10 @@ class Federation:
     def _ask(self, one: _Round, node_ids: set[int]) -> None:
         targets = sorted(node_ids & self.desk.accepted())
         left = one.deadline - time.monotonic()
-        self.desk.ask(targets, ACTION_TRAIN, one.question, seconds=None if math.isinf(left) else max(left, 1.0))
+        seconds = None if math.isinf(left) else max(left, 1.0)
+        for answered in sorted({self._answers.get(node_id, 0) for node_id in targets}):
+            group = [node_id for node_id in targets if self._answers.get(node_id, 0) == answered]
+            self.desk.ask(group, ACTION_TRAIN, one.question(answered), seconds=seconds)
         self._asked |= {node_id: self.desk.online[node_id] for node_id in targets}
 
     def _take(self, one: _Round, answer: Answer) -> bool:

@@ -27,7 +27,17 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
 
-__all__ = ["Run", "best_guess", "compose", "epsilon_of", "gaussian_delta", "gaussian_epsilon", "noise_multiplier_for"]
+__all__ = [
+    "Run",
+    "best_guess",
+    "compose",
+    "epsilon_of",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "group_run",
+    "noise_multiplier_for",
+    "upper_epsilon",
+]
 
 _INTERVAL = 1e-4
 _COARSE_INTERVAL = 1e-3
@@ -109,6 +119,64 @@ def _compose(runs: tuple[tuple[float, float, int], ...], delta: float) -> float:
         parts.append(_distribution(1 / mu, 1.0, 1, interval))
     total = reduce(lambda left, right: left.compose(right), parts)
     return float(total.get_epsilon_for_delta(delta))
+
+
+def upper_epsilon(runs: Iterable[Run], delta: float) -> float:
+    """An ε that :func:`compose` does not exceed, in milliseconds: for searching, never for what is reported.
+
+    Exact where every unit takes part; else by Rényi differential privacy of whole orders (Mironov et al. 2019,
+    arXiv:1908.10530), which lies 5 to 15 % above.
+
+    Raises:
+        ValueError: δ is not in (0, 1).
+    """
+    used = [run for run in runs if run.steps]
+    if all(run.q == 1 or run.sigma < _LEAST_SIGMA or run.steps > _MOST_STEPS for run in used):
+        return compose(used, delta)
+    if any(run.sigma == 0 for run in used):
+        return math.inf
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant(orders=[*range(2, 33), 40, 48, 64, 96, 128, 256])
+    for run in used:
+        one: Any = dp_event.GaussianDpEvent(run.sigma)
+        if run.q < 1:
+            one = dp_event.PoissonSampledDpEvent(run.q, one)
+        accountant.compose(one, run.steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def group_run(run: Run, *, whole: int = 1, changed: int = 0) -> Run:
+    """What ``run`` is for a secret that takes part as several units: the run to compose in its place.
+
+    A product in m stores, under series units, is m units that are there or not: together they move a sum by at most
+    m·C. A series under product units is a part of one unit, whose clipped gradient may turn from g to −g without it:
+    2·C. So for ``whole`` units added or removed and ``changed`` units replaced, with s = whole + 2·changed,
+
+        q = 1:                μ becomes s·μ, that is σ becomes σ/s                 (exact for the worst such group)
+        q < 1, changed = 0:   σ becomes σ/s and q becomes 1 − (1 − q)^whole        (an upper bound)
+        q < 1, changed > 0:   σ becomes σ/s and q becomes 1                        (an upper bound)
+
+    The first is group privacy of a Gaussian mechanism (Dong, Roth & Su 2022, arXiv:1905.02383, theorem 2.14). In the
+    second, some unit of the group is drawn with probability 1 − (1 − q)^whole, and what is then added is a mixture of
+    shifts of at most s·C: hockey-stick divergences are convex, so the largest shift bounds the mixture. The tight
+    figure is a mixture of Gaussians (Ganesh 2024, arXiv:2401.10294), which takes dp-accounting minutes. The third
+    holds by the same convexity for every outcome of the draw.
+
+    >>> group_run(Run(sigma=6.0, q=1.0, steps=20), whole=3)
+    Run(sigma=2.0, q=1.0, steps=20)
+    >>> group_run(Run(sigma=6.0, q=0.5, steps=20), whole=3)
+    Run(sigma=2.0, q=0.875, steps=20)
+
+    Raises:
+        ValueError: There are fewer than no units, or none at all.
+    """
+    shift = whole + 2 * changed
+    if whole < 0 or changed < 0 or shift == 0:
+        raise ValueError(f"whole is {whole} and changed is {changed}; both must be 0 or more, and one above 0")
+    q = 1.0 if changed or run.q == 1 else -math.expm1(whole * math.log1p(-run.q))
+    return Run(sigma=run.sigma / shift, q=q, steps=run.steps)
 
 
 def best_guess(runs: Iterable[Run]) -> float:

@@ -8,20 +8,23 @@ and :func:`~trend_common.privacy.accounting.best_guess` says that as a percentag
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trend_common.errors import PolicyError
-from trend_common.privacy.accounting import Run, best_guess, compose
+from trend_common.privacy.accounting import Run, best_guess, compose, group_run
 from trend_common.privacy.chain import inspect
-from trend_common.privacy.ledger import Account, accounts_of
+from trend_common.privacy.ledger import Account, accounts_of, protected_unit
 
-__all__ = ["Budget", "BudgetRow", "read_budget"]
+__all__ = ["Budget", "BudgetRow", "Share", "UnitCost", "read_budget"]
 
-_FINEST_FIRST = ("series", "product", "store")
 _UNIT = {"series": "one product at one store", "product": "one product in all stores", "store": "one whole store"}
+_SECRET = {"series": "one product at one store", "product": "a whole product", "store": "a whole store"}
+
+Share = tuple[int, int]
+"""(whole, changed): how many units of a federation the largest secret of a kind owns entirely, and has a part in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,36 @@ class BudgetRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitCost:
+    """What is spent if the secret is another than the unit that was agreed upon.
+
+    Attributes:
+        secret: "series", "product" or "store".
+        epsilon: ε at the budget's δ for the largest such secret; None where it is not known how large that is.
+        guess: Probability of the best guess about it.
+        units: (whole, changed) of the federation in which its share is largest.
+    """
+
+    secret: str
+    epsilon: float | None
+    guess: float
+    units: Share
+
+    def sentence(self) -> str:
+        """One line for the person's own screen."""
+        name = _SECRET[self.secret]
+        if self.epsilon is None:
+            return f"{name}: not known, since this home has not noted how many series it has."
+        whole, changed = self.units
+        parts = [f"{whole} of the protected units" if whole > 1 else "one protected unit"] if whole else []
+        parts += [f"a part of {changed}" + ("" if whole else " of the protected units")] if changed else []
+        return (
+            f"{name} (up to {' and '.join(parts)}): ε = {self.epsilon:.4g}, the best guess is right at most "
+            f"{_percent(self.guess)} of the time."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """What is spent, at one δ.
 
@@ -49,11 +82,13 @@ class Budget:
         epsilon_spent: ε of all charged steps together; infinity if a federation ran without privacy.
         epsilon_cap: The policy's ``epsilon_total``.
         delta: δ of both.
-        unit: What is protected: the finest unit of all federations.
+        unit: What the figures are for: the common unit of all federations, or the series where they differ.
         guess: Probability of the best guess about one unit, from 0.5.
         chain_ok: Whether the ledger is intact; if not, ``problem`` says why and the figures are those of the lines
             before it.
         rows: One for each federation.
+        others: The same spending for the other two kinds of secret. Depends on the sales (how many stores a product
+            has): for this screen alone.
     """
 
     epsilon_spent: float
@@ -64,6 +99,7 @@ class Budget:
     chain_ok: bool
     problem: str
     rows: tuple[BudgetRow, ...]
+    others: tuple[UnitCost, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The keys of ``trend-client budget --json``; an infinite ε is null, since JSON has no infinity."""
@@ -74,6 +110,10 @@ class Budget:
             "unit": self.unit,
             "best_guess": round(self.guess, 4),
             "chain_ok": self.chain_ok,
+            "other_units": {
+                cost.secret: {"epsilon": _finite(cost.epsilon), "best_guess": round(cost.guess, 4)}
+                for cost in self.others
+            },
             "federations": [
                 {name: _finite(getattr(row, name)) for name in BudgetRow.__dataclass_fields__} for row in self.rows
             ],
@@ -94,8 +134,21 @@ class Budget:
         )
 
 
-def read_budget(path: Path, *, head_path: Path, epsilon_total: float, delta: float) -> Budget:
-    """The budget in the ledger at ``path``; a missing ledger has spent nothing."""
+def read_budget(
+    path: Path,
+    *,
+    head_path: Path,
+    epsilon_total: float,
+    delta: float,
+    shares: Mapping[str, Mapping[str, Share]] | None = None,
+) -> Budget:
+    """The budget in the ledger at ``path``; a missing ledger has spent nothing.
+
+    Args:
+        path, head_path: The ledger.
+        epsilon_total, delta: From the policy.
+        shares: Federation → secret → how much of the federation's units the largest such secret is.
+    """
     found = inspect(path, head_path)
     problem = found.problem
     accounts: Sequence[Account] = ()
@@ -103,18 +156,51 @@ def read_budget(path: Path, *, head_path: Path, epsilon_total: float, delta: flo
         accounts = tuple(accounts_of(found.records).values())
     except PolicyError as error:
         problem = problem or error.message.rstrip(".")
-    charged = [account.run(account.charged) for account in accounts]
-    units = {account.unit for account in accounts}
+    unit = protected_unit(account.unit for account in accounts)
+    charged = [account.run(account.charged, unit) for account in accounts]
     return Budget(
         epsilon_spent=compose(charged, delta),
         epsilon_cap=epsilon_total,
         delta=delta,
-        unit=next((unit for unit in _FINEST_FIRST if unit in units), "series"),
+        unit=unit,
         guess=best_guess(charged),
         chain_ok=not problem,
         problem=problem,
         rows=tuple(_row(account, delta) for account in accounts),
+        others=_others(accounts, unit, delta, shares or {}),
     )
+
+
+def _others(
+    accounts: Sequence[Account], unit: str, delta: float, shares: Mapping[str, Mapping[str, Share]]
+) -> tuple[UnitCost, ...]:
+    spent = [account for account in accounts if account.charged and account.sigma > 0]
+    found: list[UnitCost] = []
+    if any(account.charged and account.sigma == 0 for account in accounts):
+        return ()  # without privacy nothing has a bound
+    for secret in _SECRET if spent else ():
+        if secret == unit and len({account.unit for account in spent}) == 1:
+            continue  # that is the budget itself
+        largest: list[Share] = []
+        for account in spent:
+            known = shares.get(account.federation, {}).get(secret)
+            if account.unit == secret:
+                known = (1, 0)
+            elif known is None and secret == "series":
+                known = (0, 1)
+            if known is None:
+                break
+            largest.append(known)
+        if len(largest) < len(spent):
+            found.append(UnitCost(secret, None, 1.0, (0, 0)))
+            continue
+        runs = [
+            group_run(account.run(account.charged), whole=whole, changed=changed)
+            for account, (whole, changed) in zip(spent, largest, strict=True)
+        ]
+        top = max(largest, key=lambda share: share[0] + 2 * share[1])
+        found.append(UnitCost(secret, compose(runs, delta), best_guess(runs), top))
+    return tuple(found)
 
 
 def _row(account: Account, delta: float) -> BudgetRow:

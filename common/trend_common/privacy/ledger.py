@@ -27,23 +27,33 @@ from typing import Any, Self
 
 from trend_common.errors import PolicyError
 from trend_common.files import private_directory, write_bytes
-from trend_common.privacy.accounting import Run, compose
+from trend_common.privacy.accounting import Run, compose, group_run
 from trend_common.privacy.chain import Chain, Record
 from trend_common.privacy.plan import plan_run
 from trend_common.protocol import BucketName, FederationPlan
 
-__all__ = ["Account", "Ledger", "Reservation", "Sealed", "accounts_of"]
+__all__ = ["Account", "Ledger", "LedgerBehind", "Reservation", "Sealed", "accounts_of", "protected_unit"]
 
 _FREE_RERUNS = 1
 
 
+class LedgerBehind(PolicyError):
+    """The server has had more answers than this ledger knows of: a disk that was restored from an older copy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The right to compute one answer to one round; give it to :meth:`Ledger.seal`."""
+    """The right to compute one answer to one round; give it to :meth:`Ledger.seal`.
+
+    Attributes:
+        federation, round, attempt: Which.
+        run: What one round of the accepted plan costs: the mechanism that may be used, and no other.
+    """
 
     federation: str
     round: int
     attempt: int
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class Account:
         rounds, steps: Of the plan; ``rounds × steps`` is the most that is ever charged.
         charged: Steps that count as spent.
         closed: No further rounds: what was not charged is free again.
+        lost: Rounds that the server has had and this ledger does not know of; they are charged.
         by_round: Round → its state.
     """
 
@@ -91,16 +102,31 @@ class Account:
     steps: int
     charged: int = 0
     closed: bool = False
+    lost: int = 0
     by_round: dict[int, RoundState] = field(default_factory=dict)
 
-    def run(self, steps: int) -> Run:
-        """``steps`` steps of this federation's mechanism."""
-        return Run(sigma=self.sigma, q=self.q, steps=steps)
+    def run(self, steps: int, secret: str = "") -> Run:
+        """``steps`` steps of this federation's mechanism, as they count for one ``secret`` (default: its own unit).
+
+        A series that is a part of a larger unit changes that unit rather than taking it away, which can move a sum by
+        2·C (:func:`~trend_common.privacy.accounting.group_run`).
+        """
+        run = Run(sigma=self.sigma, q=self.q, steps=steps)
+        return run if secret in ("", self.unit) else group_run(run, whole=0, changed=1)
 
     @property
     def remaining(self) -> int:
         """Steps that the accepted plan may still charge."""
         return 0 if self.closed else self.rounds * self.steps - self.charged
+
+
+def protected_unit(units: Iterable[str]) -> str:
+    """For what a total over federations of these units can be stated without looking at the sales.
+
+    Their common unit; where they differ, the series, which is a part of each.
+    """
+    found = set(units) - {"none"}
+    return found.pop() if len(found) == 1 else "series"
 
 
 class Ledger:
@@ -140,27 +166,31 @@ class Ledger:
         return tuple(self._accounts.values())
 
     def charged(self) -> list[Run]:
-        """Everything that counts as spent."""
-        return [account.run(account.charged) for account in self.accounts]
+        """Everything that counts as spent, for the :func:`protected_unit` of all federations."""
+        secret = protected_unit(account.unit for account in self.accounts)
+        return [account.run(account.charged, secret) for account in self.accounts]
 
-    def committed(self) -> list[Run]:
-        """Everything spent, and what open federations may still spend: what a new plan is added to."""
-        return [account.run(account.charged + account.remaining) for account in self.accounts]
+    def committed(self, besides: str = "", unit: str = "") -> list[Run]:
+        """Everything spent, and what open federations may still spend: what a new plan is added to.
+
+        Args:
+            besides: A federation that is left out.
+            unit: Of the plan that is to be added.
+        """
+        others = [account for account in self.accounts if account.federation != besides]
+        secret = protected_unit([*(account.unit for account in others), *([unit] if unit else [])])
+        return [account.run(account.charged + account.remaining, secret) for account in others]
 
     def spent(self, delta: float | None = None) -> float:
         """ε of all charged steps at δ (default: the policy's)."""
         return compose(self.charged(), self.delta if delta is None else delta)
 
-    def accept(self, plan: FederationPlan, bucket: BucketName, *, without_privacy: bool = False) -> None:
-        """Record that the whole of ``plan`` is agreed to; again the same plan changes nothing.
-
-        Args:
-            plan: Checked by the policy.
-            bucket: As declared in the policy.
-            without_privacy: Accept a plan whose ``privacy`` is None; the ledger then counts ε = ∞ for ever.
+    def check(self, plan: FederationPlan, bucket: BucketName, *, without_privacy: bool = False) -> None:
+        """Raise whatever :meth:`accept` would raise, and write nothing: to be asked before any data are touched.
 
         Raises:
-            PolicyError: Another plan has this name, the federation was closed, or the cap would be broken.
+            PolicyError: Another plan has this name, the federation was closed, or the whole of the plan, together
+                with what is spent and promised to other federations, would break the cap.
         """
         known = self._accounts.get(plan.federation)
         if known is not None:
@@ -175,7 +205,27 @@ class Ledger:
             raise PolicyError(f'The plan of "{plan.federation}" has no differential privacy.', "It is not accepted.")
         run = plan_run(plan, bucket)
         if plan.privacy is not None:
-            self._require_room([*self.committed(), run], f'Federation "{plan.federation}"')
+            before = self.committed(unit=plan.privacy.unit)
+            units = [*(account.unit for account in self.accounts), plan.privacy.unit]
+            if protected_unit(units) != plan.privacy.unit:
+                run = group_run(run, whole=0, changed=1)
+            self._require_room([*before, run], f'Federation "{plan.federation}"')
+
+    def accept(self, plan: FederationPlan, bucket: BucketName, *, without_privacy: bool = False) -> None:
+        """Record that the whole of ``plan`` is agreed to; again the same plan changes nothing.
+
+        Args:
+            plan: Checked by the policy.
+            bucket: As declared in the policy.
+            without_privacy: Accept a plan whose ``privacy`` is None; the ledger then counts ε = ∞ for ever.
+
+        Raises:
+            PolicyError: As :meth:`check`.
+        """
+        self.check(plan, bucket, without_privacy=without_privacy)
+        if plan.federation in self._accounts:
+            return
+        run = plan_run(plan, bucket)
         self._record(
             "accept",
             federation=plan.federation,
@@ -187,6 +237,33 @@ class Ledger:
             delta=plan.privacy.delta if plan.privacy else self.delta,
             rounds=plan.rounds,
             steps=plan.steps,
+        )
+
+    def compare(self, federation: str, answered: int) -> None:
+        """See that this ledger knows of all the rounds that the server has had an answer to.
+
+        A round is sealed here before it is sent, so an honest server never counts more. If it does, the missing
+        rounds are charged at once: they are spent, whatever became of their lines.
+
+        Raises:
+            LedgerBehind: It does not. The next time, the same count is no surprise any more.
+        """
+        account = self._accounts.get(federation)
+        if account is None:
+            return  # begin_round refuses
+        known = sum(1 for state in account.by_round.values() if state.sealed)
+        missing = answered - known - account.lost
+        if missing <= 0:
+            return
+        # Never more than the accepted plan, so that a server that lies cannot spend what was not agreed to.
+        steps = min(missing * account.steps, account.rounds * account.steps - account.charged)
+        self._record("lost", federation=federation, rounds=missing, steps=steps)
+        raise LedgerBehind(
+            f'The server has had {answered} answers of this client to federation "{federation}"; the privacy ledger '
+            f"knows of {known}. The disk, or the home folder, was probably restored from an older copy.",
+            f"The {missing} missing rounds are charged now. If other federations were joined since that copy was "
+            "made, their spending is missing too: restore a newer ledger, or lower epsilon_total by what they cost. "
+            "Then start again to go on, or run trend-client leave.",
         )
 
     def begin_round(
@@ -230,7 +307,9 @@ class Ledger:
                 "client's answer; nothing is lost but this round.",
             )
         if cost and account.sigma > 0:
-            self._require_room([*self.charged(), account.run(cost)], f'Round {round_number} of "{federation}"')
+            secret = protected_unit(one.unit for one in self.accounts)
+            more = account.run(cost, secret)
+            self._require_room([*self.charged(), more], f'Round {round_number} of "{federation}"')
         self._record(
             "reserve",
             federation=federation,
@@ -239,7 +318,7 @@ class Ledger:
             attempt=attempt,
             steps=cost,
         )
-        return Reservation(federation, round_number, attempt)
+        return Reservation(federation, round_number, attempt, account.run(account.steps))
 
     def seal(self, reservation: Reservation, payload: bytes) -> Sealed:
         """Fix ``payload`` as the one answer; when this returns it is on the disk and may be sent.
@@ -358,6 +437,10 @@ def _apply(accounts: dict[str, Account], record: Record) -> None:
     account = accounts[record["federation"]]
     if kind == "close":
         account.closed = True
+        return
+    if kind == "lost":
+        account.lost += int(record["rounds"])
+        account.charged += int(record["steps"])
         return
     number = int(record["round"])
     if kind == "reserve":

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trend_common.errors import PolicyError
 from trend_common.files import private_directory, write_text
 from trend_common.privacy.accounting import Run, compose
-from trend_common.privacy.plan import plan_run
+from trend_common.privacy.plan import Caps, nearest_plan, plan_run
 from trend_common.protocol import AdapterPlan, BucketName, FederationPlan, PrivacyPlan
 from trend_common.secagg.rules import secure_problems
 
@@ -146,14 +146,24 @@ class Policy(_Strict):
             ) from error
 
     def check_units(self, n_units: int) -> None:
-        """Are there enough units to make training sensible? For a person's eyes, BEFORE the first connection.
+        """Are there enough units to make training sensible, and not too many for δ? BEFORE the first connection.
+
+        For a person's eyes.
 
         Never call this to decide on an answer to a server, and never after a plan was accepted: the answer would be a
         function of the exact number of series, for which no ε holds.
 
         Raises:
-            PolicyError: Fewer than ``min_units``. The message names the number and must stay on this screen.
+            PolicyError: Fewer than ``min_units``, or so many that ``delta_max`` is no promise. The message names the
+                number and must stay on this screen.
         """
+        if n_units * self.delta_max >= 1:
+            safe = 10.0 ** math.floor(math.log10(0.1 / n_units))
+            raise PolicyError(
+                f"delta_max is {self.delta_max:g} and there are {n_units} units: a δ of one in the number of units "
+                "allows a mechanism that publishes one of them as it is.",
+                f"Set delta_max = {safe:g} in policy.toml, and ask the operator for a plan with that δ.",
+            )
         if n_units < self.min_units:
             raise PolicyError(
                 f"There are {n_units} units to train on; the policy asks for at least {self.min_units}. With so few, "
@@ -181,6 +191,7 @@ class Policy(_Strict):
             )
         problems += secure_problems(plan, self.require_secure_aggregation, self.secure_threshold_min)
         epsilon = total = math.inf
+        nearest = ""
         if plan.privacy is None:
             if self.require_privacy:
                 problems.append("the plan has no differential privacy; require_privacy is true")
@@ -193,15 +204,30 @@ class Policy(_Strict):
             run = plan_run(plan, self.bucket)
             epsilon = compose([run], plan.privacy.delta)
             total = compose([*spent, run], self.delta_max)
-            problems += self._privacy_problems(plan.privacy, run, epsilon, total)
+            found = self._privacy_problems(plan.privacy, run, epsilon, total)
+            if found or plan.rounds * plan.steps > self.steps_max:
+                nearest = nearest_plan(plan, self.bucket, self._caps(), spent)
+            problems += found
         if problems:
+            if nearest:
+                nearest = f"The nearest plan that these caps would allow: {nearest}.\n"
             listed = "".join(f"\n  - {problem}" for problem in problems)
             raise PolicyError(
                 f'The policy does not allow the plan of federation "{plan.federation}":{listed}',
-                "Nothing was read or sent, and the server is told only that you decline. Ask the operator for "
+                f"{nearest}Nothing was read or sent, and the server is told only that you decline. Ask the operator for "
                 "another plan, or, if you own the data and want to allow this, change these keys in policy.toml.",
             )
         return Verdict(bucket=self.bucket, epsilon=epsilon, epsilon_total=total)
+
+    def _caps(self) -> Caps:
+        return Caps(
+            epsilon=self.epsilon_per_federation,
+            epsilon_total=self.epsilon_total,
+            delta=self.delta_max,
+            steps=self.steps_max,
+            sigma=self.noise_multiplier_min,
+            clip=self.clip_max,
+        )
 
     def _backbone_problems(self, plan: FederationPlan, shipped: str) -> list[str]:
         allowed = {shipped if name == SHIPPED else name.lower() for name in self.backbones}
