@@ -10,18 +10,37 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# Script → (arguments, arguments of a quick run)
-SCRIPTS: dict[str, tuple[list[str], list[str]]] = {
-    "dp_step": (["--repeats", "30"], ["--repeats", "5"]),
-    "simulation_overhead": (
-        ["--retailers", "20", "--rounds", "5"],
-        ["--retailers", "6", "--rounds", "2", "--repeats", "2"],
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How one is started: before and after the backbone's name, and in a quick run."""
+
+    start: tuple[str, ...]
+    whole: tuple[str, ...]
+    quick: tuple[str, ...]
+    backbone: str = "--backbone"
+    needs_data: bool = False
+
+
+BENCHMARKS = {
+    "dp_step": Benchmark((str(HERE / "dp_step.py"),), ("--repeats", "30"), ("--repeats", "5")),
+    "simulation_overhead": Benchmark(
+        (str(HERE / "simulation_overhead.py"),),
+        ("--retailers", "20", "--rounds", "5"),
+        ("--retailers", "6", "--rounds", "2", "--repeats", "2"),
     ),
-    "zero_shot": ([], ["--series", "40", "--windows", "1", "--no-statistical"]),
+    "evaluate": Benchmark(
+        ("-m", "trend_server.cli", "evaluate"),
+        (),
+        ("--series", "40", "--windows", "1", "--baselines", "seasonal-naive,same-phase-mean,same-phase-mean-4"),
+        backbone="--model",
+        needs_data=True,
+    ),
 }
 
 
@@ -34,12 +53,18 @@ def main() -> int:
     options = parser.parse_args()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
     failed = 0
-    for name, (whole, quick) in SCRIPTS.items():
-        command = [sys.executable, "-W", "ignore", str(HERE / f"{name}.py"), "--backbone", options.backbone]
-        command += quick if options.quick else whole
+    data = os.environ.get("TREND_DATA")
+    for name, one in BENCHMARKS.items():
+        print(f"== {name}", flush=True)
+        if one.needs_data and not data:
+            print("   No data: TREND_DATA does not name a folder. Nothing was measured.", flush=True)
+            continue
+        command = [sys.executable, "-W", "ignore", *one.start, one.backbone, options.backbone]
+        command += one.quick if options.quick else one.whole
+        if one.needs_data and data:
+            command += ["--data", data]
         if options.json:
             command += ["--json", str(options.json / f"{name}.json")]
-        print(f"== {name}", flush=True)
         started = time.monotonic()
         code = subprocess.run(command, env=environment, check=False).returncode
         print(f"   {time.monotonic() - started:.0f} s" + (f", exit code {code}" if code else ""), flush=True)

@@ -30,8 +30,9 @@ from trend_common.privacy.step import private_gradient
 from trend_common.scoring import origins
 from trend_common.tensors import Tensors
 from trend_common.windows import PanelWindows
+from trend_server.checkpoints import Announcement
 from trend_server.strategy.optimiser import Adam
-from trend_simulations.federation import Announced, announce, federate_in_process, members
+from trend_simulations.federation import announce, federate_in_process, members
 from trend_simulations.settings import DpRecipe, Settings
 from trend_simulations.sources import Retailer, synthetic
 
@@ -46,7 +47,7 @@ def prepared(retailers: list[Retailer], settings: Settings) -> list[TrainingData
     return found
 
 
-def bare_loop(engine: Engine, data: list[TrainingData], announced: Announced, server_lr: float) -> Tensors:
+def bare_loop(engine: Engine, data: list[TrainingData], announced: Announcement, server_lr: float) -> Tensors:
     """The least that computes the same."""
     plan, shared, optimiser, generator = announced.plan, announced.initial, Adam(server_lr), SecureGenerator()
     assert plan.privacy is not None
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     retailers = synthetic(options.retailers, seed=0, sizes=(30, 34))
     data = prepared(retailers, settings)
     announced = announce(engine, settings, recipe, name="benchmark", seed=0)
-    warm_up = Announced(announced.plan.model_copy(update={"rounds": 1}), announced.initial, announced.frozen)
+    warm_up = Announcement(announced.plan.model_copy(update={"rounds": 1}), announced.initial, announced.frozen)
     bare_loop(engine, data[:2], warm_up, 1e-3)
     pairs = []
     for _ in range(options.repeats):

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
-from trend_common.console import console, run_app
+from trend_common.console import console, run_app, stderr
 from trend_common.errors import UsageError
 from trend_server.home import ServerHome, default_home
 from trend_server.pretraining.command import pretrain_command
@@ -265,6 +265,64 @@ class _Spread(TyperCommand):
 
 
 app.command("pretrain", cls=_Spread)(pretrain_command)
+
+
+@app.command(cls=_Spread)
+def evaluate(
+    data: Annotated[list[Path], typer.Option(help="Sales files, or a folder of them; --data a.csv b.csv.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Backbones, by name or folder; default: trend-small.")
+    ] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Statistical methods beside them, by commas; 'none' for none. Default: all.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Rolling windows of 28 days, 8 weeks or 6 months.")] = 3,
+    series: Annotated[int, typer.Option(min=1, help="Most series of each file, drawn at random.")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="Of that draw.")] = 0,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Steps of history. Default: the backbone's most.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the backbones compute.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    json_path: JsonOption = None,
+    markdown_path: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
+) -> None:
+    """Score backbones as they are on rolling windows of sales files, beside what statistics can do."""
+    with console.status("Starting"):
+        import torch
+
+        from trend_common.baselines import BASELINES
+        from trend_common.files import write_json, write_text
+        from trend_server import evaluate as evaluation
+        from trend_server.evaluation_tables import data_table, markdown, summary_table
+        from trend_server.pretraining.launch import choose_device
+
+        torch.set_num_threads(threads)
+    methods = () if baselines == "none" else BASELINES if baselines is None else tuple(baselines.split(","))
+    settings = evaluation.Settings(
+        models=tuple(dict.fromkeys(model or ("trend-small",))),
+        baselines=tuple(dict.fromkeys(methods)),
+        windows=windows,
+        series=series,
+        seed=seed,
+        context=context,
+        device=choose_device(device),
+    )
+    with console.status("Reading the sales"):
+        panels = evaluation.read_panels(data, settings, lambda text: stderr.print(escape(text), soft_wrap=True))
+    with console.status("") as status:
+        found = evaluation.evaluate(
+            panels,
+            settings,
+            progress=lambda name, method: status.update(escape(f"{name}: {method}")),
+            finished=lambda results: console.print(data_table(results)),
+        )
+    console.print(summary_table(found))
+    if markdown_path is not None:
+        write_text(markdown_path, markdown(found))
+    if json_path is not None:
+        write_json(json_path, found.to_json())
 
 
 def _home(context: typer.Context, given: Path | None, *, must_exist: bool = False) -> ServerHome:

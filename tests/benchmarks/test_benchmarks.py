@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -51,19 +53,34 @@ def test_the_overhead_of_a_simulation_is_measured(tiny_backbone: Path, tmp_path:
     assert found["norm"] > 1
 
 
-def test_zero_shot_scores_the_backbone_and_the_baselines(tiny_backbone: Path, tmp_path: Path) -> None:
+def only_the_evaluation(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> ModuleType:
+    """``run.py`` as it is called with ``arguments``, of whose benchmarks the evaluation alone is left."""
+    specification = importlib.util.spec_from_file_location("benchmarks_run", FOLDER / "run.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "benchmarks_run", module)
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    monkeypatch.setattr(module, "BENCHMARKS", {"evaluate": module.BENCHMARKS["evaluate"]})
+    return module
+
+
+@pytest.mark.slow
+def test_the_evaluation_is_one_of_the_benchmarks(
+    tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_retailers(tmp_path / "data", 1, series=(4, 4), days=200)
-    target, table = tmp_path / "out.json", tmp_path / "out.md"
-    arguments = ["--data", str(tmp_path / "data"), "--no-statistical", "--windows", "2", "--json", str(target)]
-    run("zero_shot", "--backbone", str(tiny_backbone), *arguments, "--markdown", str(table))
-    found = result(target)
-    assert [one["model"] for one in found["results"]] == ["seasonal-naive", "same-phase-mean", str(tiny_backbone)]
-    for one in found["results"]:
-        assert one["windows"] == 2
-        assert 0 < one["series"] <= 4
-        assert {"wape", "mase", "rmse", "sql", "wql", "coverage80", "coverage90", "seconds"} <= set(one)
-    assert table.read_text("utf-8").count("grocer-1") == 3
+    monkeypatch.setenv("TREND_DATA", str(tmp_path / "data"))
+    module = only_the_evaluation(monkeypatch, "--quick", "--backbone", str(tiny_backbone), "--json", str(tmp_path))
+    assert module.main() == 0
+    models = [one["model"] for one in result(tmp_path / "evaluate.json")["results"]]
+    assert models == [str(tiny_backbone), "seasonal-naive", "same-phase-mean", "same-phase-mean-4"]
 
 
-def test_without_data_zero_shot_says_so() -> None:
-    assert "Nothing was measured" in run("zero_shot")
+def test_without_data_the_evaluation_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TREND_DATA", raising=False)
+    assert only_the_evaluation(monkeypatch).main() == 0
+    assert "Nothing was measured" in capsys.readouterr().out

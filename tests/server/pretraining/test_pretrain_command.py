@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import trend_server.pretraining.screen as screen
 from trend_common.errors import DataError, TrendError, UsageError
 from trend_server.cli import app
-from trend_server.pretraining.recipe import Recipe
+from trend_server.pretraining.recipe import Recipe, load_recipe
 
 runner = CliRunner()
 PROGRAM = [sys.executable, "-W", "ignore", "-c", "from trend_server.cli import main; main()", "pretrain"]
@@ -80,7 +80,7 @@ def test_what_it_trains_follows_from_what_is_named(monkeypatch: pytest.MonkeyPat
         ("trend-small", None, ()),
         (None, "gpt2", ()),
     ]
-    assert [one.steps for one in asked] == [30_000, 2000, 50, 3000]
+    assert [one.steps for one in asked] == [load_recipe("trend-small").steps, 2000, 50, 3000]
 
 
 @pytest.mark.parametrize(
