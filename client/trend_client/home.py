@@ -149,6 +149,10 @@ class ClientHome:
         write_text(self.ca_path, ca_pem, private=True)
         write_json(self.root / "identity.json", identity.model_dump(), private=True)
 
+    def renew_authority(self, ca_pem: str) -> None:
+        """Trust this authority from now on, and no longer the one before, which has vouched for it."""
+        write_text(self.ca_path, ca_pem, private=True)
+
     def forget_identity(self) -> None:
         """Leave the server: the key and the identity go, the ledger stays."""
         for path in (self.root / "identity.json", self.key_path, self.node_path):

@@ -10,14 +10,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from trend_client.app import make_app
-from trend_client.home import Identity
+from trend_client.home import ClientHome, Identity
 from trend_client.outcome import Outcome, conclude, load_model, personalise
 from trend_client.session import ClientSession, SessionEvent
 from trend_client.workplace import Workplace
 from trend_common.console import console
 from trend_common.errors import ConnectionFailure, PolicyError
+from trend_common.flower.authority import fetch_successor
 from trend_common.flower.enrol_client import enrol
 from trend_common.flower.environment import prepare, quiet_logs
+from trend_common.flower.faults import UntrustedServer
 from trend_common.flower.invite import Invite
 from trend_common.flower.keys import load_or_create_key
 from trend_common.flower.node import ERROR_REASON, NodeEvent, run_node
@@ -79,16 +81,20 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
                 screen.node(event)
 
             key = load_or_create_key(home.key_path)
-            run_node(
-                make_app(session, key),
-                server=server,
-                ca_pem_path=home.ca_path,
-                private_key=key,
-                expected_fab_hash=identity.fab_sha256,
-                stop=stop,
-                on_event=heard,
-                memory=home.node_path,
-            )
+
+            def serve() -> None:
+                run_node(
+                    make_app(session, key),
+                    server=server,
+                    ca_pem_path=home.ca_path,
+                    private_key=key,
+                    expected_fab_hash=identity.fab_sha256,
+                    stop=stop,
+                    on_event=heard,
+                    memory=home.node_path,
+                )
+
+            _under_pinned_authority(serve, home, server, sent)
     if session.failure is not None:
         raise session.failure
     if session.adopted is None and session.declined is not None:
@@ -178,11 +184,45 @@ def _identity(place: Workplace, server: str, invite_path: Path | None, sent: Sen
         )
     key = load_or_create_key(home.key_path)
     sent.note("enrol", b"invitation token and public key")
-    enrol(invite, key.public_key())
+    ca_pem = invite.ca_pem
+    try:
+        enrol(invite, key.public_key())
+    except UntrustedServer:  # the authority was renewed since the invitation was made, or this is not the server
+        renewed = _renewed(server, ca_pem, sent)
+        if renewed is None:
+            raise
+        ca_pem = renewed
+        enrol(invite.model_copy(update={"ca_pem": ca_pem}), key.public_key())
     identity = Identity(server=server, name=invite.name, fab_sha256=invite.fab_sha256)
-    home.save_identity(identity, invite.ca_pem)
+    home.save_identity(identity, ca_pem)
     console.print(f"Joined {server} as {escape(invite.name)}.")
     return identity
+
+
+def _under_pinned_authority(serve: Callable[[], None], home: ClientHome, server: str, sent: SentLog) -> None:
+    """Call ``serve``; again where the authority was renewed, which is then the pinned one."""
+    while True:
+        try:
+            return serve()
+        except UntrustedServer:
+            renewed = _renewed(server, home.ca_path.read_text("ascii"), sent)
+            if renewed is None:
+                raise
+            home.renew_authority(renewed)
+
+
+def _renewed(server: str, pinned_pem: str, sent: SentLog) -> str | None:
+    """A renewed authority that the pinned one vouches for; None leaves everything as it is."""
+    sent.note("authority", b"")
+    found = fetch_successor(server, pinned_pem)
+    if found is None:
+        return None
+    console.print(
+        "The federation has renewed its certificate authority. The old one vouches for the new one, which is "
+        f"trusted from now on: {found[1]}",
+        soft_wrap=True,
+    )
+    return found[0]
 
 
 class _Screen:

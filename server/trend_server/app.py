@@ -107,6 +107,7 @@ def serve(service: Service) -> ModelCard:
             certificate=certificates.certificate,
             private_key=certificates.private_key,
             enrol=door.redeem,
+            authority=certificates.renewals,
         )
         with link, screen:
             write_json(home.address_path, {"host": service.host, "port": link.port})

@@ -20,26 +20,31 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from filelock import FileLock
 
 from trend_common.errors import UsageError
-from trend_common.files import private_directory, write_bytes
+from trend_common.files import fsync_directory, private_directory, write_bytes
 from trend_common.flower.invite import certificate_sha256
 
-__all__ = ["Certificates", "ensure_authority", "ensure_certificates", "server_names"]
+__all__ = ["Certificates", "ensure_authority", "ensure_certificates", "rotate_authority", "server_names"]
 
 _AUTHORITY_DAYS: Final = 3650
 _SERVER_DAYS: Final = 397
 _RENEW_DAYS: Final = 30
+_RENEWALS: Final = "ca-renewals.pem"
 _ANY: Final = {"0.0.0.0", "::", ""}
 """Addresses to listen on that are nobody's address to connect to."""
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """Paths of PEM files, and the authority's fingerprint (SHA-256, hexadecimal)."""
+    """Paths of PEM files, the authority's fingerprint (SHA-256, hexadecimal), and how it came after others.
+
+    ``renewals`` are the pairs of :mod:`trend_common.flower.authority`; empty if the authority is the first.
+    """
 
     authority: Path
     certificate: Path
     private_key: Path
     fingerprint: str
+    renewals: bytes = b""
 
 
 def server_names(host: str, extra: Sequence[str] = ()) -> tuple[str, ...]:
@@ -72,7 +77,14 @@ def ensure_certificates(folder: Path, names: Sequence[str], *, now: datetime | N
     authority, authority_key = _authority(folder, moment)
     if not _still_good(path, key_path, authority, names, moment):
         _make_server(path, key_path, authority, authority_key, names, moment)
-    return Certificates(folder / "ca.pem", path, key_path, certificate_sha256(_pem(authority)))
+    renewals = folder / _RENEWALS
+    return Certificates(
+        folder / "ca.pem",
+        path,
+        key_path,
+        certificate_sha256(_pem(authority)),
+        renewals.read_bytes() if renewals.exists() else b"",
+    )
 
 
 def ensure_authority(folder: Path, *, now: datetime | None = None) -> str:
@@ -85,9 +97,80 @@ def ensure_authority(folder: Path, *, now: datetime | None = None) -> str:
     return _pem(authority)
 
 
+def rotate_authority(folder: Path, *, now: datetime | None = None) -> tuple[str, str]:
+    """Make a new authority that the present one vouches for, and forget the present one's key.
+
+    Clients that have pinned the present one accept the new one at their next connection; unused invitations go on
+    working too. A crash anywhere leaves the old authority or the new one: the next start completes what was committed
+    by the list of renewals.
+
+    Args:
+        folder: The TLS folder of a server that is stopped.
+        now: The time, for tests.
+
+    Returns:
+        The fingerprints of the old and the new authority.
+
+    Raises:
+        UsageError: There is no authority, or it is damaged or expired.
+    """
+    moment = now or datetime.now(UTC)
+    if not (folder / "ca.pem").exists():
+        raise UsageError(
+            f"There is no certificate authority in {folder} to renew.", "It is made at the server's first start."
+        )
+    old, old_key = _authority(folder, moment)
+    with FileLock(folder / ".lock"):
+        _make_authority(folder / "ca-next.pem", folder / "ca-next.key", moment)
+        new, _ = _load_authority(folder / "ca-next.pem", folder / "ca-next.key", moment)
+        cross = _cross_certificate(old, old_key, new, moment)
+        renewals = folder / _RENEWALS
+        before = renewals.read_bytes() if renewals.exists() else b""
+        write_bytes(renewals, before + cross.public_bytes(serialization.Encoding.PEM) + _pem(new).encode("ascii"))
+        _complete_rotation(folder)
+    return certificate_sha256(_pem(old)), certificate_sha256(_pem(new))
+
+
+def _complete_rotation(folder: Path) -> None:
+    """Put a new authority in its place if the list of renewals has it, else drop it; harmless without one."""
+    path, key_path, renewals = folder / "ca-next.pem", folder / "ca-next.key", folder / _RENEWALS
+    if not path.exists() and not key_path.exists():
+        return
+    if path.exists() and renewals.exists() and path.read_bytes() in renewals.read_bytes():
+        # Copies, and the originals go last: whenever this stops, it can be done again.
+        write_bytes(folder / "ca.key", key_path.read_bytes(), private=True)
+        write_bytes(folder / "ca.pem", path.read_bytes())
+    path.unlink(missing_ok=True)
+    key_path.unlink(missing_ok=True)
+    fsync_directory(folder)
+
+
+def _cross_certificate(
+    old: x509.Certificate, old_key: ec.EllipticCurvePrivateKey, new: x509.Certificate, now: datetime
+) -> x509.Certificate:
+    """The new authority's name and key, signed by the old one, for as long as the old one lasts."""
+    key = new.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(new.subject)
+        .issuer_name(old.subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(min(old.not_valid_after_utc, new.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(old_key.public_key()), critical=False)
+        .sign(old_key, hashes.SHA256())
+    )
+
+
 def _authority(folder: Path, moment: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     path, key_path = private_directory(folder) / "ca.pem", folder / "ca.key"
     with FileLock(folder / ".lock"):  # "invite" and the server may both be the first
+        _complete_rotation(folder)
         if not path.exists():
             # The certificate is written last, so a key without one is what a crash left.
             _make_authority(path, key_path, moment)
@@ -138,7 +221,8 @@ def _make_authority(path: Path, key_path: Path, now: datetime) -> None:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=_AUTHORITY_DAYS))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # One authority below it: the one that comes after it.
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())

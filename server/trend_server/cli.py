@@ -156,6 +156,22 @@ def invite(
     console.print(f"trend-client --server {server} --invite {escape(str(out))} --data SALES.csv", soft_wrap=True)
 
 
+@app.command("rotate-ca")
+def rotate_ca(context: typer.Context, home: HomeOption = None) -> None:
+    """Renew the certificate authority; clients accept the new one on the old one's word. Stop the server first."""
+    from trend_server.certificates import rotate_authority
+
+    where = _home(context, home, must_exist=True)
+    with where.locked():
+        old, new = rotate_authority(where.tls)
+    console.print(f"Old authority: {old}", soft_wrap=True)
+    console.print(f"New authority: {new}", soft_wrap=True)
+    console.print(
+        "The old one's key is gone. Clients that trusted it trust the new one at their next connection, also with "
+        "invitations that were made before. Back up the tls folder now."
+    )
+
+
 @app.command()
 def revoke(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Whom to shut out.")], home: HomeOption = None

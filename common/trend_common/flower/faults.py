@@ -8,7 +8,11 @@ import httpx
 
 from trend_common.errors import ConnectionFailure
 
-__all__ = ["as_failure", "is_fatal"]
+__all__ = ["UntrustedServer", "as_failure", "is_fatal"]
+
+
+class UntrustedServer(ConnectionFailure):
+    """The server's certificate is not one of the authority that is pinned."""
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
@@ -39,7 +43,7 @@ def as_failure(error: Exception, server: str) -> ConnectionFailure:
     tls = _tls_error(error)
     if isinstance(tls, ssl.SSLCertVerificationError):
         reason = tls.verify_message or "it cannot be verified"
-        return ConnectionFailure(
+        return UntrustedServer(
             f"The certificate of {server} is not trusted: {reason}.",
             "Use the certificate authority that came with your invitation, and the host name that the operator gave "
             "you. If both are right, somebody may be between you and the server: do not go on, tell the operator.",

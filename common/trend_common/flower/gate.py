@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from trend_common.flower.authority import AUTHORITY_PATH
 from trend_common.flower.invite import ENROL_PATH
 
 __all__ = ["FLEET_PATHS", "Bell", "Gate", "RateLimit"]
@@ -184,7 +185,8 @@ class Gate:
         enrol: Redeems an invitation: request body → status and answer. Called in a thread.
         knows_key: Whether a public key (PEM) is registered; must not block.
         bell: Rung when there is work for a client, and by uploads.
-        rate: Limits ``POST /v1/enrol`` by address.
+        authority: Certificates that vouch for a renewed authority; handed out to anybody.
+        rate: Limits ``POST /v1/enrol`` and ``POST /v1/authority`` by address.
         enrol_bytes, fleet_bytes: The largest bodies.
     """
 
@@ -195,6 +197,7 @@ class Gate:
         knows_key: Callable[[bytes], bool],
         bell: Bell,
         *,
+        authority: bytes = b"",
         rate: RateLimit | None = None,
         enrol_bytes: int = 8 * 1024,
         fleet_bytes: int = 64 * 1024 * 1024,
@@ -203,6 +206,7 @@ class Gate:
         self._enrol = enrol
         self._knows_key = knows_key
         self._bell = bell
+        self._authority = authority
         self._rate = rate or RateLimit()
         self._enrol_bytes = enrol_bytes
         self._fleet_bytes = fleet_bytes
@@ -212,8 +216,12 @@ class Gate:
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
-        if method != "POST" or (path not in FLEET_PATHS and path != ENROL_PATH):
+        if method != "POST" or (path not in FLEET_PATHS and path not in (ENROL_PATH, AUTHORITY_PATH)):
             await _answer(send, 404, b"")
+        elif path == AUTHORITY_PATH:
+            address = (scope.get("client") or ("", 0))[0]
+            allowed = self._rate.allow(address)
+            await _answer(send, 200 if allowed else 429, self._authority if allowed else b"")
         elif path == ENROL_PATH:
             await self._redeem(scope, receive, send)
         else:

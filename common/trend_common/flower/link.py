@@ -90,6 +90,7 @@ class Link:
         database: SQLite file with registrations, messages and runs.
         host, port: Where to listen; port 0 takes a free one.
         certificate, private_key: Of the TLS server (PEM files).
+        authority: Certificates that vouch for a renewed authority (PEM).
         enrol: Redeems invitations (see :class:`~trend_common.flower.gate.Gate`).
         rate: Limits requests to join.
         hold: Seconds that a client's request for work is held at most.
@@ -107,6 +108,7 @@ class Link:
         certificate: Path,
         private_key: Path,
         enrol: EnrolHandler,
+        authority: bytes = b"",
         rate: RateLimit | None = None,
         hold: float = 5.0,
     ) -> None:
@@ -147,7 +149,7 @@ class Link:
         }
         self._bell = Bell(hold)
         self._known = set(self._keys.values())
-        gate = Gate(application, enrol, self._known.__contains__, self._bell, rate=rate)
+        gate = Gate(application, enrol, self._known.__contains__, self._bell, authority=authority, rate=rate)
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]

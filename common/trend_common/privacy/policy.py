@@ -214,8 +214,8 @@ class Policy(_Strict):
             listed = "".join(f"\n  - {problem}" for problem in problems)
             raise PolicyError(
                 f'The policy does not allow the plan of federation "{plan.federation}":{listed}',
-                f"{nearest}Nothing was read or sent, and the server is told only that you decline. Ask the operator for "
-                "another plan, or, if you own the data and want to allow this, change these keys in policy.toml.",
+                f"{nearest}Nothing was read or sent, and the server is told only that you decline. Ask the operator "
+                "for another plan, or, if you own the data and want to allow this, change these keys in policy.toml.",
             )
         return Verdict(bucket=self.bucket, epsilon=epsilon, epsilon_total=total)
 
