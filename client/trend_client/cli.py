@@ -49,7 +49,7 @@ CountryOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="The shipped model's name, or a folder.")]
 HorizonOption = Annotated[
-    int | None, typer.Option("--horizon", min=1, max=56, help="Steps ahead. Default: the federation's.")
+    int | None, typer.Option("--horizon", min=1, max=400, help="Steps ahead. Default: the federation's.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the files. Default: output/ in the home.")]
@@ -183,7 +183,7 @@ def backtest_command(
     until: UntilOption = None,
     country: CountryOption = None,
     horizon: Annotated[
-        int | None, typer.Option(min=1, max=56, help="Steps ahead. Default: the federation's.")
+        int | None, typer.Option(min=1, max=400, help="Steps ahead. Default: the federation's.")
     ] = None,
     full: Annotated[
         bool,

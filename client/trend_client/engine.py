@@ -185,8 +185,8 @@ class AdapterForecaster:
 
     def __call__(self, panel: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
         """Forecast the ``horizon`` steps from ``origin`` for every series of ``panel``."""
-        if self._windows is None or self._windows.panel is not panel:
-            self._windows = PanelWindows(panel, context=self.context, country=self.country)
+        if self._windows is None or self._windows.panel is not panel or self._windows.ahead < horizon:
+            self._windows = PanelWindows(panel, context=self.context, country=self.country, ahead=horizon)
         windows = self._windows
         step = windows.step_of(origin)
         self.engine.use(self.tensors)

@@ -88,7 +88,8 @@ def personalise(
     """Train the personal adapter from the shared one (or from none) and keep it in the home."""
     windows = PanelWindows(panel, context=model.context, country=country)
     cut = origins(panel, model.horizon)
-    data = TrainingData.of(windows, train_end=windows.step_of(cut.train_end) + 1, horizon=model.horizon)
+    horizon = min(model.horizon, engine.backbone.max_horizon)
+    data = TrainingData.of(windows, train_end=windows.step_of(cut.train_end) + 1, horizon=horizon)
     start = model.adapters.get("shared")
     tensors, choices = engine.personalise(data, start, validation=windows.step_of(cut.validation), seed=seed)
     home.save_personal(model.federation, tensors, choices, "shared" if start else "backbone")

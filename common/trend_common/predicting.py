@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trend_common.backbones.base import LEVELS, Backbone
-from trend_common.covariates import INDEX
+from trend_common.backbones.base import LEVELS, Backbone, Batch
 from trend_common.forecasts import Forecast
+from trend_common.rollout import forecast_steps
 from trend_common.windows import PanelWindows
 
 __all__ = ["predict"]
+
+Rows = NDArray[np.int64]
+Hints = NDArray[np.float32]
 
 
 def predict(
@@ -20,8 +23,8 @@ def predict(
     *,
     origin: int,
     horizon: int,
-    rows: NDArray[np.int64] | None = None,
-    level_hint: NDArray[np.float32] | None = None,
+    rows: Rows | None = None,
+    level_hint: Hints | None = None,
     batch_size: int = 256,
     device: str = "cpu",
 ) -> Forecast:
@@ -33,7 +36,8 @@ def predict(
         backbone: In evaluation mode.
         windows: The panel's windows.
         origin: First step to forecast, on the panel's calendar.
-        horizon: H, at most the backbone's.
+        horizon: H; beyond the backbone's longest it is asked again from its own forecast on
+            (:mod:`trend_common.rollout`), and the windows' ``ahead`` must reach as far.
         rows: [S] series; all by default.
         level_hint: [S] expected levels for series without history.
         batch_size: Windows at a time.
@@ -48,11 +52,13 @@ def predict(
         for start in range(0, len(chosen), batch_size):
             part = chosen[start : start + batch_size]
             hint = None if level_hint is None else level_hint[start : start + batch_size]
-            batch = windows.batch(part, np.full(len(part), origin), horizon, level_hint=hint).to(device)
-            out = backbone(batch)
-            open_days = 1.0 - batch.future_cov[..., INDEX["closed"]]
-            quantiles.append((out.quantiles * open_days[..., None]).cpu().numpy())
-            means.append((out.mean * open_days).cpu().numpy())
+
+            def window(step: int, size: int, part: Rows = part, hint: Hints | None = hint) -> Batch:
+                return windows.batch(part, np.full(len(part), step), size, level_hint=hint).to(device)
+
+            found = forecast_steps(backbone, window, origin, horizon)
+            quantiles.append(found[0].cpu().numpy())
+            means.append(found[1].cpu().numpy())
     dates = windows.dates[origin : origin + horizon].to_numpy()
     return Forecast.repaired(
         ids=tuple(windows.ids[row] for row in chosen),

@@ -29,9 +29,8 @@ __all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "t
 MAX_HORIZON: Final = 56
 """Most steps ahead of a window."""
 
-_MARGIN: Final = MAX_HORIZON + 8
-"""Steps of calendar beyond the panel's end, and of plans beyond a series' own: the last step of a horizon still looks
-a week ahead for holidays."""
+_LOOK_AHEAD: Final = 8
+"""The last step of a horizon still looks a week ahead for holidays."""
 
 MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
 """Steps since a series' first one before which no training window starts."""
@@ -115,6 +114,7 @@ class PanelWindows:
         context: L, steps of history that the model sees.
         country: ISO code whose public holidays are used where the panel has no holiday column.
         until: Last day of the calendar where that is later than the panel's own (``panel.calendar_end``).
+        ahead: Most steps that will be asked for beyond the calendar's end.
     """
 
     def __init__(
@@ -124,14 +124,18 @@ class PanelWindows:
         context: int,
         country: str | None = None,
         until: pd.Timestamp | None = None,
+        ahead: int = MAX_HORIZON,
     ) -> None:
         self.panel = panel
+        self.ahead = max(ahead, MAX_HORIZON)
+        # Steps of calendar beyond the panel's end, and of plans beyond a series' own.
+        self._margin = self.ahead + _LOOK_AHEAD
         self.context = context
         self.ids = panel.ids
         end = panel.calendar_end if until is None else max(panel.calendar_end, until)
         n = len(pd.date_range(panel.start, end, freq=panel.offset))
         self.n_steps = n
-        self.dates = pd.date_range(panel.start, periods=n + _MARGIN, freq=panel.offset)
+        self.dates = pd.date_range(panel.start, periods=n + self._margin, freq=panel.offset)
         self._country = country
         self._grid = self._build_grid()
         # The calendar goes on before the panel's start: where that lies depends on the oldest series.
@@ -176,7 +180,7 @@ class PanelWindows:
         own_end = np.where(self._inside.any(axis=1), self.last, self.n_steps - 1)
         later = np.arange(shape[1])[None] - own_end[:, None]
         promo, price, holiday = (
-            np.where(later <= _MARGIN, place(both, name), np.nan) for name in ("promo", "price", "holiday")
+            np.where(later <= self._margin, place(both, name), np.nan) for name in ("promo", "price", "holiday")
         )
         stock = place(frame, "stock")
         price = np.where(price > 0, price, np.nan)
