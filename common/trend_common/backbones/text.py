@@ -21,16 +21,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import cached_file
 
 from trend_common.backbones.base import Batch, Capabilities, ForecastOutput
 from trend_common.backbones.foreign import ForeignNetwork, Settings
 from trend_common.backbones.heads import PatchHead, steps_to_patches
 from trend_common.backbones.scaling import ScaledWindow
+from trend_common.errors import UsageError
 from trend_common.tasks import Task
 
 __all__ = ["TEXT_MODELS", "TextNetwork"]
 
 _SUMMARY: Final = 8
+_VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 
 TEXT_MODELS: Final[Mapping[str, tuple[str, ...]]] = {
     "gpt2": ("c_attn",),
@@ -63,6 +66,12 @@ class TextNetwork(ForeignNetwork):
         super().__init__(body, settings)
         width = int(self.body.config.hidden_size)
         channels = settings.patch * (2 + settings.n_covariates)
+        embedded = int(self.body.get_input_embeddings().num_embeddings)
+        if tokenizer is not None and len(tokenizer) > embedded:
+            raise UsageError(
+                f"The tokenizer knows {len(tokenizer)} tokens; the core embeds {embedded}.",
+                "They are not of one model: put the core's own tokenizer files beside it, or none.",
+            )
         self.tokenizer = tokenizer
         self.history, self.query_in = nn.Linear(channels, width), nn.Linear(channels, width)
         self.summary = nn.Linear(_SUMMARY + settings.n_text, width)
@@ -86,10 +95,11 @@ class TextNetwork(ForeignNetwork):
     @classmethod
     def load_extras(cls, folder: str | Path, **options: Any) -> dict[str, Any]:
         """The tokenizer, where there is one."""
-        try:
-            return {"tokenizer": AutoTokenizer.from_pretrained(folder, **options)}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError):
+        asked = {**options, "_raise_exceptions_for_missing_entries": False}
+        # Without its files transformers makes up a tokenizer that knows no word.
+        if all(cached_file(str(folder), name, **asked) is None for name in _VOCABULARIES):
             return {"tokenizer": None}
+        return {"tokenizer": AutoTokenizer.from_pretrained(folder, **options)}
 
     def save_extras(self, folder: Path) -> None:
         """The tokenizer's files."""

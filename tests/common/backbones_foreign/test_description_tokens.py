@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from trend_common.backbones import Batch, load_backbone
 from trend_common.backbones.foreign import ForeignBackbone
 from trend_common.backbones.synthetic import random_batch
 from trend_common.backbones.text import TextNetwork
+from trend_common.errors import UsageError
 from trend_common.panel import SalesPanel
 from trend_common.windows import PanelWindows, description_bytes
 
@@ -62,6 +65,22 @@ def test_without_a_tokenizer_bytes_are_not_read(checkpoint: Checkpoint, tmp_path
     one, two = (plain(described(batch, *texts)).quantiles for texts in (("red", "mug"), ("blue", "lamp")))
     assert torch.equal(one, two)
     assert plain.capabilities.text, "hashed words are still read"
+
+
+def test_a_tokenizer_is_not_made_up_and_must_be_the_cores_own(
+    checkpoint: Checkpoint, tokenizer: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in ("gpt2", "bert", "qwen2"):
+        folder = tmp_path / name
+        shutil.copytree(checkpoint(name), folder)
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+        backbone = load_backbone(str(folder))
+        assert isinstance(backbone, ForeignBackbone)
+        assert backbone.network.identity() == {"tokenizer": None}
+    tokenizer(" ".join(f"word{number}" for number in range(100))).save_pretrained(folder)
+    with pytest.raises(UsageError, match=r"The tokenizer knows 10\d tokens; the core embeds 60"):
+        load_backbone(str(folder))
 
 
 def test_long_and_broken_texts_are_read_as_far_as_they_go(backbone: ForeignBackbone) -> None:
