@@ -204,11 +204,17 @@ def evaluate(
 
     Raises:
         UsageError: A backbone cannot be had, or was never trained.
+        DataError: A panel has no series that can be scored.
     """
     backbones = {name: _backbone(name).to(settings.device) for name in settings.models}
     results: list[Result] = []
     for panel in panels:
         found = _compare(panel, backbones, settings, partial(progress, panel.name))
+        if not found:
+            raise DataError(
+                f"{panel.name} has no series with enough sales before its windows and any in them.",
+                "Leave this file out.",
+            )
         finished(found)
         results += found
     return Evaluation(settings, tuple(results))

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from trend_server.evaluate import RELATIVE, Evaluation, Result
 
 __all__ = ["data_table", "markdown", "summary_table"]
 
 _SHOWN: Final = ("sql", "mase", "wql", "wape", "coverage80", "coverage90")
-_COLUMNS: Final = ("data", "model", "SQL", "MASE", "WQL", "WAPE", "cov. 80", "cov. 90", "series", "s")
+_COLUMNS: Final = ("data", "model", "SQL", "MASE", "WQL", "WAPE", "80 %", "90 %", "series", "s")
 _BEST: Final = _SHOWN[:4]
 _SUMMARY: Final = ("relative to", "model", "SQL", "MASE", "WQL", "data sets", "better on")
 
@@ -22,15 +22,26 @@ Cells = tuple[str, ...]
 
 def data_table(results: Sequence[Result]) -> Table:
     """The scores of one data set for the console, and what the backbones' other heads are worth."""
-    table = Table(*_COLUMNS, caption=" ".join(_heads(results)) or None, caption_justify="left")
-    for cells in _scores(results, "[bold]{}[/]"):
+    columns = (Column("model", no_wrap=True), *_COLUMNS[2:])
+    caption = "\n".join(_heads(results)) or None
+    table = Table(*columns, title=results[0].data, caption=caption, box=None, header_style="bold", pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for _, *cells in _scores(results, "[bold]{}[/]"):
         table.add_row(*cells)
     return table
 
 
 def summary_table(evaluation: Evaluation) -> Table:
     """Geometric means over the data sets, for the console."""
-    table = Table(*_SUMMARY, title="Geometric mean over the data sets, below 1 is better", title_justify="left")
+    columns = (*(Column(name, no_wrap=True) for name in _SUMMARY[:2]), *_SUMMARY[2:])
+    table = Table(
+        *columns,
+        title="Geometric mean over the data sets, below 1 is better",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    table.title_justify = "left"
     for cells in _ratios(evaluation.summary()):
         table.add_row(*cells)
     return table

@@ -159,6 +159,14 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         invoke("--data", tmp_path / "empty")
 
 
+def test_a_panel_of_new_products_alone_cannot_be_scored() -> None:
+    dates = pd.date_range("2024-01-01", periods=200)
+    late = pd.DataFrame({"unique_id": "new", "ds": dates[-20:], "y": 1.0})
+    early = pd.DataFrame({"unique_id": "old", "ds": dates[:60], "y": 1.0})
+    with pytest.raises(DataError, match="no series with enough sales"):
+        evaluate([from_frame(pd.concat([late, early]))], Settings(models=(), baselines=("naive",), windows=1))
+
+
 def test_a_core_whose_layers_were_never_trained_is_refused(
     panel: SalesPanel, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
