@@ -12,7 +12,7 @@ from trend_common.flower.records import reply, unpack
 from trend_common.protocol import AdoptOrder, FederationPlan, TrainOrder, WireModel
 from trend_common.secagg.messages import ConfirmOrder, KeysOrder, MaskedOrder, SharesOrder, UnmaskOrder
 
-__all__ = ["make_app"]
+__all__ = ["answer_secure_rounds", "make_app"]
 
 
 def make_app(session: ClientSession, key: ec.EllipticCurvePrivateKey | None = None) -> ClientApp:
@@ -45,11 +45,11 @@ def make_app(session: ClientSession, key: ec.EllipticCurvePrivateKey | None = No
         session.note("adopt", answer, None, federation=order.federation, round_number=order.round)
         return reply(message, answer)
 
-    _answer_secure_rounds(app, session, SecureRounds(session, key))
+    answer_secure_rounds(app, session, SecureRounds(session, key))
     return app
 
 
-def _answer_secure_rounds(app: ClientApp, session: ClientSession, secure: SecureRounds) -> None:
+def answer_secure_rounds(app: ClientApp, session: ClientSession, secure: SecureRounds) -> None:
     """The five questions that take the place of ``train`` under secure aggregation."""
     last = ("", 0)
 

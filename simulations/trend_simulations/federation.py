@@ -18,10 +18,12 @@ from trend_client.home import ClientHome
 from trend_client.session import ClientSession, SessionEvent
 from trend_common.errors import Declined
 from trend_common.flower.inprocess import InProcessGrid
+from trend_common.flower.keys import load_or_create_key, public_key_text
 from trend_common.privacy.ledger import Ledger
 from trend_common.privacy.plan import signal_to_noise
 from trend_common.privacy.policy import AdapterPolicy, Policy
-from trend_common.protocol import FederationPlan, TrainOrder, TrainReply
+from trend_common.protocol import FederationPlan, TrainOrder
+from trend_common.secagg.messages import RosterEntry
 from trend_server.checkpoints import Announcement
 from trend_server.desk import FederationEvent
 from trend_server.federation import LoopSettings, federate
@@ -49,14 +51,13 @@ class TimedSession(ClientSession):
 
     clock: Clock
 
-    def train(self, order: TrainOrder, adapter: dict[str, NDArray[np.generic]]) -> tuple[TrainReply, bytes | None]:
-        """See :meth:`ClientSession.train`."""
+    def sealed(self, order: TrainOrder, adapter: dict[str, NDArray[np.generic]]) -> bytes:
+        """See :meth:`ClientSession.sealed`; masking, where there is any, changes no size."""
         started = time.perf_counter()
-        reply = super().train(order, adapter)
+        payload = super().sealed(order, adapter)
         self.clock.training += time.perf_counter() - started
-        if reply[1] is not None:
-            self.clock.payload = len(reply[1])
-        return reply
+        self.clock.payload = len(payload)
+        return payload
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +92,16 @@ class Outcome:
 
 
 def announce(
-    engine: Engine, settings: Settings, recipe: DpRecipe | PlainRecipe, *, name: str, seed: int
+    engine: Engine, settings: Settings, recipe: DpRecipe | PlainRecipe, *, name: str, seed: int, secure: bool = False
 ) -> Announcement:
-    """The plan of one federation, made as a server makes it; a DP recipe is calibrated to the settings' ε and δ."""
+    """The plan of one federation, made as a server makes it; a DP recipe is calibrated to the settings' ε and δ.
+
+    Args:
+        engine, settings, recipe: What is trained, and how.
+        name: Of the federation.
+        seed: Of the adapter's A.
+        secure: With secure aggregation, for three retailers or more.
+    """
     asked: dict[str, Any] = {
         "federation": name,
         "backbone": settings.backbone,
@@ -103,6 +111,7 @@ def announce(
         "rounds": recipe.rounds,
         "rank": recipe.rank,
         "windows_per_series": recipe.windows_per_series,
+        "secure_aggregation": secure,
     }
     if isinstance(recipe, DpRecipe):
         asked |= {
@@ -193,7 +202,14 @@ def federate_in_process(
         Declined: A client did not accept the plan, with its reason.
     """
     plan, started = announced.plan, time.perf_counter()
-    apps = {number: make_app(member.session) for number, member in enumerate(joined, 1)}
+    secure = plan.secure_aggregation is not None
+    keys = {n: load_or_create_key(one.session.home.key_path) if secure else None for n, one in enumerate(joined, 1)}
+    apps = {number: make_app(member.session, keys[number]) for number, member in enumerate(joined, 1)}
+    roster = {
+        number: RosterEntry(name=f"client-{number}", public_key=public_key_text(key))
+        for number, key in keys.items()
+        if key is not None
+    }
 
     def hear(event: FederationEvent) -> None:
         if event.kind == "declined":
@@ -210,7 +226,9 @@ def federate_in_process(
         adopt_timeout=60.0,
     )
     with InProcessGrid(lambda node: apps[node], sorted(apps)) as grid:
-        result = federate(grid, plan, announced.initial, announced.frozen, settings, events=hear)
+        result = federate(
+            grid, plan, announced.initial, announced.frozen, settings, events=hear, directory=lambda: roster
+        )
     clocks = [member.session.clock for member in joined]
     ratio = math.inf
     if plan.privacy is not None:

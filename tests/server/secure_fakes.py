@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from trend_client.app import _answer_secure_rounds
+from trend_client.app import answer_secure_rounds
 from trend_client.secure import SecureRounds
 from trend_common.flower.inprocess import InProcessGrid
 from trend_common.flower.keys import new_private_key, public_key_text
@@ -118,7 +118,7 @@ class Retailer:
             self.adopted = unpack(message.content, AdoptOrder, tensors=True)[1]
             return reply(message, AdoptReply())
 
-        _answer_secure_rounds(app, session, self.secure)
+        answer_secure_rounds(app, session, self.secure)
         return app
 
 
