@@ -29,6 +29,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "dp_step": Benchmark((str(HERE / "dp_step.py"),), ("--repeats", "30"), ("--repeats", "5")),
+    "secure_aggregation": Benchmark((str(HERE / "secure_aggregation.py"),), (), ("--clients", "10", "30")),
     "simulation_overhead": Benchmark(
         (str(HERE / "simulation_overhead.py"),),
         ("--retailers", "20", "--rounds", "5"),

@@ -228,12 +228,13 @@ def report_command(
 @app.command("budget")
 def budget_command(home: HomeOption = None, json_out: JsonOption = None, verbose: VerboseOption = False) -> None:
     """Explain the privacy spent, and verify the ledger. Exit code 4 if the ledger is not intact. Offline."""
-    from trend_client.screens import show_budget
+    from trend_client.screens import show_budget, show_rosters
     from trend_common.errors import PolicyError
 
     place = _place(home, needs_data=False)
     budget = place.budget()
     show_budget(budget, json_out)
+    show_rosters(place.home.rosters())
     if not budget.chain_ok:
         raise PolicyError(
             f"The ledger {place.ledger_path} is not intact: {budget.problem}.",

@@ -10,7 +10,7 @@
       ledger/             what was spent and every message that left
       data.json           the sales file and how to read it, for the offline commands
       federations/NAME/   plan.json, frozen.safetensors, shared.safetensors, personal.safetensors, adapters in peft's
-                          format under shared/ and personal/
+                          format under shared/ and personal/; roster.json and secure-round.json of secure rounds
       output/             forecasts, backtest, report
 """
 
@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trend_common.errors import ConnectionFailure, PolicyError, UsageError
 from trend_common.files import private_directory, write_bytes, write_json, write_text
 from trend_common.protocol import FederationPlan, parse
+from trend_common.secagg.messages import FederationRoster
 from trend_common.tensors import Tensors, tensors_sha256
 
 if TYPE_CHECKING:
@@ -217,6 +218,11 @@ class ClientHome:
         for old in folder.glob("shared-*.safetensors"):
             if lineage.adapter_sha256[:16] not in old.name:
                 old.unlink(missing_ok=True)
+
+    def rosters(self) -> list[FederationRoster]:
+        """The rosters that were pinned for secure aggregation."""
+        found = sorted((self.root / "federations").glob("*/roster.json"))
+        return [parse(FederationRoster, path.read_text("utf-8")) for path in found]
 
     def shared(self, name: str) -> tuple[Lineage, Tensors] | None:
         """The shared adapter of a federation, checked against its hash.

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from trend_client.outcome import Outcome
     from trend_common.privacy.budget import Budget
     from trend_common.privacy.sent import SentMessage
+    from trend_common.secagg.messages import FederationRoster
 
-__all__ = ["show_backtest", "show_budget", "show_outcome", "show_sent"]
+__all__ = ["show_backtest", "show_budget", "show_outcome", "show_rosters", "show_sent"]
 
 
 def _envelope(command: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +54,17 @@ def show_budget(budget: Budget, json_out: Path | None) -> None:
     )
     if json_out is not None:
         write_json(json_out, _envelope("budget", budget.as_json()), private=True)
+
+
+def show_rosters(rosters: Sequence[FederationRoster]) -> None:
+    """Among whom sums are made, for a person to compare with the others by telephone."""
+    for one in rosters:
+        names = ", ".join(member.name for member in one.members)
+        console.print(
+            f"Secure aggregation of {escape(one.federation)} among {len(one.members)} retailers ({escape(names)}), "
+            f"fingerprint of the roster {one.fingerprint}.",
+            soft_wrap=True,
+        )
 
 
 def show_sent(messages: Sequence[SentMessage], json_out: Path | None) -> None:

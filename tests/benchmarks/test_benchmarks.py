@@ -44,6 +44,18 @@ def test_the_private_step_is_compared_with_the_plain_one(tiny_backbone: Path, tm
 
 
 @pytest.mark.slow
+def test_the_cost_of_secure_aggregation_is_measured(tiny_backbone: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    arguments = ["--clients", "5", "--dropouts", "0.2", "--json", str(target)]
+    run("secure_aggregation", "--backbone", str(tiny_backbone), *arguments)
+    found = result(target)
+    assert [row["dropouts"] for row in found["rows"]] == [0, 1]
+    for row in found["rows"]:
+        assert row["bytes_up"] > 4 * found["parameters"]
+        assert row["norm"] > 1
+
+
+@pytest.mark.slow
 def test_the_overhead_of_a_simulation_is_measured(tiny_backbone: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     arguments = ["--retailers", "2", "--rounds", "2", "--repeats", "1", "--json", str(target)]

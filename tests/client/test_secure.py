@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from trend_client.engine import Engine
 from trend_client.home import ClientHome
+from trend_client.screens import show_rosters
 from trend_client.secure import SecureRounds
 from trend_client.session import ClientSession
 from trend_common import adapters
@@ -288,9 +289,13 @@ def test_the_order_to_train_must_be_that_of_the_attempt(world: World) -> None:
     assert world.ledger.spent() == 0
 
 
-def test_the_roster_is_pinned_shown_and_kept(world: World) -> None:
+def test_the_roster_is_pinned_shown_and_kept(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     Try(world, "1")
     assert any(world.roster.fingerprint in text for text in world.events)
+    show_rosters(world.home.rosters())
+    shown = capsys.readouterr().out
+    assert world.roster.fingerprint in shown
+    assert "s0, s1, s2, s3, s4" in shown
     longer = world.roster.model_copy(
         update={
             "members": (*world.roster.members, RosterEntry(name="x", public_key=public_key_text(new_private_key())))

@@ -282,6 +282,20 @@ def test_a_sum_larger_than_its_clients_can_send_is_refused(tmp_path: Path) -> No
     assert any("larger than 3 of them can send" in event.text for event in world.events)
 
 
+def test_a_mean_larger_than_the_noise_allows_is_refused(tmp_path: Path) -> None:
+    """All that the server can check of norms: the mean is no longer than the longest honest delta."""
+    from trend_common.protocol import BucketPlan, FederationPlan, PrivacyPlan
+
+    bucket = BucketPlan(q=1, noise_multiplier=4.8, expected_batch=50)
+    privacy = PrivacyPlan(epsilon=4, delta=1e-5, clip=0.1, buckets={"S": bucket})
+    for reach, expected in ((1e-3, 3), (1e6, 0)):
+        plan = secure_plan(reach=reach)
+        plan = FederationPlan.model_validate({**plan.model_dump(), "privacy": privacy.model_dump()})
+        world = World(tmp_path / str(reach), 3, plan)
+        assert world.play(MemoryStore()).history[0].participants == expected
+    assert any("the mean has norm" in event.text for event in world.events)
+
+
 # -- a server that is killed -----------------------------------------------------------------------------------------
 
 
