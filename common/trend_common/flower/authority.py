@@ -7,7 +7,8 @@ The server hands out, to anybody, pairs of certificates in PEM form, oldest firs
 
 A client asks for them only when the server's certificate is not its pinned authority's. The connection on which it
 asks proves nothing, and need not: a pair counts if its signature is the pinned authority's. So somebody in between
-can keep the pairs back, and can put none in. Whoever has stolen the old authority's key can: he could sign servers too.
+can keep the pairs back, and can put none in. Whoever has stolen the old authority's key can:
+he could sign servers too.
 """
 
 from __future__ import annotations

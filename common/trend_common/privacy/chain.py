@@ -89,16 +89,18 @@ class Chain:
         self.path, self.head_path, self.what, self._durable = path, head_path, what, durable
         self.findings: list[str] = []
         self._descriptor: int | None = None
-        private_directory(path.parent)
-        private_directory(head_path.parent)
         self._lock = FileLock(path.with_name(path.name + ".lock"), timeout=0)
         try:
+            private_directory(path.parent)
+            private_directory(head_path.parent)
             self._lock.acquire()
         except Timeout:
             raise PolicyError(
                 f"The {what} {path} is in use by another trend-client.",
                 "Wait until it is done, or stop it; two clients of one home would spend the same budget twice.",
             ) from None
+        except OSError as error:
+            self._fail(error)
         try:
             self._open()
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,9 @@ from trend_common.privacy.accounting import (
     epsilon_of,
     gaussian_delta,
     gaussian_epsilon,
+    group_run,
     noise_multiplier_for,
+    upper_epsilon,
 )
 
 
@@ -136,6 +139,106 @@ def test_sampled_and_whole_runs_compose_in_any_order() -> None:
     assert both == compose([whole, sampled], 1e-5)
     alone = [compose([run], 1e-5) for run in (sampled, whole)]
     assert max(alone) < both < sum(alone)
+
+
+# --- a secret of several units ---
+
+
+@pytest.mark.parametrize(("mu", "size"), [(0.3, 2), (0.925, 3), (0.2, 12)])
+def test_a_group_is_a_gaussian_of_its_size(mu: float, size: int) -> None:
+    """m units under q = 1 are exactly a sensitivity of m: other people's accountant says the same."""
+    from dp_accounting import gaussian_mechanism
+
+    run = group_run(Run(sigma=2.0, q=1.0, steps=1), whole=size)
+    assert run == Run(sigma=2.0 / size, q=1.0, steps=1)
+    found = gaussian_epsilon(size * mu, 1e-5)
+    assert compose([group_run(Run(sigma=1 / mu, q=1.0, steps=1), whole=size)], 1e-5) == pytest.approx(found, rel=1e-9)
+    assert found == pytest.approx(gaussian_mechanism.get_epsilon_gaussian(1 / mu / size, 1e-5), rel=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "epsilon"), [(1, 4.00), (2, 9.08), (3, 15.08), (7, 47.79)])
+def test_secrets_of_the_default_plan(shift: int, epsilon: float) -> None:
+    """The figures of the docs; dp-accounting's Gaussian mechanism gives the same."""
+    from dp_accounting import gaussian_mechanism
+
+    run = Run(sigma=4.836, q=1.0, steps=20)
+    other = gaussian_mechanism.get_epsilon_gaussian(4.836 / math.sqrt(20) / shift, 1e-5)
+    assert other == pytest.approx(epsilon, abs=0.01)
+    assert compose([group_run(run, whole=shift)], 1e-5) == pytest.approx(other, rel=1e-6)
+    if shift % 2 == 0:
+        assert compose([group_run(run, whole=0, changed=shift // 2)], 1e-5) == pytest.approx(other, rel=1e-6)
+
+
+def hockey_stick(p: Callable[[float], float], q: Callable[[float], float], epsilon: float) -> float:
+    """sup over events of P − e^ε·Q, by quadrature."""
+    from scipy.integrate import quad
+
+    return float(quad(lambda x: max(0.0, p(x) - math.exp(epsilon) * q(x)), -60, 60, limit=400, points=[-2, 0, 2])[0])
+
+
+def mixture(weights: list[float], means: list[float], sigma: float) -> Callable[[float], float]:
+    def density(x: float) -> float:
+        shape = (w * math.exp(-((x - m) ** 2) / (2 * sigma**2)) for w, m in zip(weights, means, strict=True))
+        return math.fsum(shape) / (sigma * math.sqrt(2 * math.pi))
+
+    return density
+
+
+@given(
+    size=st.integers(2, 6),
+    q=st.floats(0.02, 0.9),
+    sigma=st.floats(0.8, 6.0),
+    epsilon=st.floats(0.0, 3.0),
+    add=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_bound_for_sampled_groups_holds(size: int, q: float, sigma: float, epsilon: float, add: bool) -> None:
+    """The true pair is a mixture over how many of the group were drawn; ours draws all of them or none."""
+    draws = [math.comb(size, k) * q**k * (1 - q) ** (size - k) for k in range(size + 1)]
+    truth = mixture(draws, [float(k) for k in range(size + 1)], sigma)
+    nobody = mixture([1.0], [0.0], sigma)
+    bound = group_run(Run(sigma=sigma, q=q, steps=1), whole=size)
+    ours = mixture([1 - bound.q, bound.q], [0.0, float(size)], sigma)
+    assert bound.sigma == sigma / size
+    if add:
+        assert hockey_stick(truth, nobody, epsilon) <= hockey_stick(ours, nobody, epsilon) + 1e-7
+    else:
+        assert hockey_stick(nobody, truth, epsilon) <= hockey_stick(nobody, ours, epsilon) + 1e-7
+
+
+@given(q=st.floats(0.05, 1.0), sigma=st.floats(0.8, 6.0), epsilon=st.floats(0.0, 3.0), angle=st.floats(-1.0, 1.0))
+@settings(max_examples=25, deadline=None)
+def test_the_bound_for_a_changed_unit_holds(q: float, sigma: float, epsilon: float, angle: float) -> None:
+    """The unit is drawn in both worlds alike and adds 1 in one and anything of norm up to 1 in the other."""
+    here = mixture([1 - q, q], [0.0, 1.0], sigma)
+    there = mixture([1 - q, q], [0.0, angle], sigma)
+    bound = group_run(Run(sigma=sigma, q=q, steps=1), whole=0, changed=1)
+    assert (bound.q, bound.sigma) == (1.0, sigma / 2)
+    assert hockey_stick(here, there, epsilon) <= gaussian_delta(2 / sigma, epsilon) + 1e-7
+
+
+def test_a_group_of_one_is_the_unit_itself_and_larger_ones_cost_more() -> None:
+    for q in (0.25, 1.0):
+        run = Run(sigma=5.0, q=q, steps=10)
+        one, two, four = (compose([group_run(run, whole=size)], 1e-5) for size in (1, 2, 4))
+        assert one == pytest.approx(compose([run], 1e-5), rel=1e-9)
+        assert one < two < four
+        assert two <= compose([group_run(run, whole=0, changed=1)], 1e-5) + 1e-9
+
+
+@pytest.mark.parametrize(("whole", "changed"), [(0, 0), (-1, 1), (1, -1)])
+def test_a_group_of_nobody_is_refused(whole: int, changed: int) -> None:
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        group_run(Run(sigma=1.0, q=1.0, steps=1), whole=whole, changed=changed)
+
+
+@given(sigma=st.floats(1.5, 20), q=st.sampled_from([0.1, 0.25, 1.0]), steps=st.integers(1, 100))
+@settings(max_examples=6, deadline=None)
+def test_the_quick_bound_is_above_the_figure(sigma: float, q: float, steps: int) -> None:
+    runs = [Run(sigma=sigma, q=q, steps=steps), Run(sigma=30.0, q=1.0, steps=2)]
+    figure = compose(runs, 1e-5)
+    assert figure <= upper_epsilon(runs, 1e-5) + 1e-9
+    assert upper_epsilon(runs, 1e-5) <= 1.4 * figure + 0.5
 
 
 def test_no_noise_costs_everything_and_no_steps_nothing() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from trend_common.errors import PolicyError
-from trend_common.privacy.accounting import Run, best_guess, epsilon_of
-from trend_common.privacy.budget import Budget, read_budget
+from trend_common.privacy.accounting import Run, best_guess, epsilon_of, gaussian_epsilon
+from trend_common.privacy.budget import Budget, Share, UnitCost, read_budget
 from trend_common.privacy.ledger import Ledger, Reservation
 from trend_common.privacy.sent import SentLog, read_sent
 from trend_common.protocol import FederationPlan
@@ -104,8 +105,8 @@ def test_a_broken_ledger_is_said_plainly(tmp_path: Path, make_plan: MakePlan) ->
     assert "cannot be said" in budget.sentence()
 
 
-def test_the_finest_unit_is_named(tmp_path: Path, make_plan: MakePlan) -> None:
-    """A federation that protects whole products protects their series too, not the other way round."""
+def test_the_common_unit_is_named_or_the_series(tmp_path: Path, make_plan: MakePlan) -> None:
+    """A series is a part of every unit, so a total over several units is one for the series."""
     with opened(tmp_path) as ledger:
         spend(ledger, make_plan(federation="a", sigma=20.0, privacy={"unit": "product"}), 1)
         assert budget_of(tmp_path).unit == "product"
@@ -114,6 +115,48 @@ def test_the_finest_unit_is_named(tmp_path: Path, make_plan: MakePlan) -> None:
     budget = budget_of(tmp_path)
     assert budget.unit == "series"
     assert [row.state for row in budget.rows] == ["left", "open"]
+
+
+def costs(home: Path, shares: dict[str, dict[str, Share]]) -> dict[str, UnitCost]:
+    budget = read_budget(
+        home / "ledger.jsonl", head_path=home / "state" / "head", epsilon_total=8.0, delta=1e-5, shares=shares
+    )
+    return {cost.secret: cost for cost in budget.others}
+
+
+def test_whole_products_and_stores_are_costed(tmp_path: Path, make_plan: MakePlan) -> None:
+    with opened(tmp_path) as ledger:
+        spend(ledger, make_plan(), 20)
+    found = costs(tmp_path, {"spring": {"series": (1, 0), "product": (3, 0), "store": (40, 0)}})
+    mu = math.sqrt(20) / 4.84
+    assert set(found) == {"product", "store"}
+    assert found["product"].epsilon == pytest.approx(gaussian_epsilon(3 * mu, 1e-5), rel=1e-9)
+    assert found["product"].guess == pytest.approx(stats.norm.cdf(1.5 * mu), rel=1e-9)
+    assert found["store"].epsilon == pytest.approx(gaussian_epsilon(40 * mu, 1e-5), rel=1e-9)
+    assert "a whole product (up to 3 of the protected units): ε = 15.06," in found["product"].sentence()
+    assert "100.0 %" in found["store"].sentence()
+
+
+def test_a_secret_inside_a_unit_is_a_change_of_it(tmp_path: Path, make_plan: MakePlan) -> None:
+    with opened(tmp_path) as ledger:
+        spend(ledger, make_plan(privacy={"unit": "product"}), 20)
+    mu = math.sqrt(20) / 4.84
+    found = costs(tmp_path, {"spring": {"series": (0, 1), "product": (1, 0), "store": (2, 5)}})
+    assert found["series"].epsilon == pytest.approx(gaussian_epsilon(2 * mu, 1e-5), rel=1e-9)
+    assert found["store"].epsilon == pytest.approx(gaussian_epsilon(12 * mu, 1e-5), rel=1e-9)
+    assert "up to 2 of the protected units and a part of 5" in found["store"].sentence()
+    unknown = costs(tmp_path, {})
+    assert unknown["series"].epsilon == found["series"].epsilon, "needs no look at the sales"
+    assert unknown["store"].epsilon is None
+    assert "not known" in unknown["store"].sentence()
+
+
+def test_no_other_figures_without_spending_or_without_privacy(tmp_path: Path, make_plan: MakePlan) -> None:
+    assert costs(tmp_path, {}) == {}
+    with opened(tmp_path) as ledger:
+        spend(ledger, make_plan(privacy_plan=None), 1)
+        spend(ledger, make_plan(federation="later"), 1)
+    assert costs(tmp_path, {}) == {}
 
 
 @pytest.mark.parametrize(("sigma", "steps"), [(4.836, 20), (2.0, 1)])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,9 +22,10 @@ from hypothesis import strategies as st
 from trend_common.errors import PolicyError
 from trend_common.privacy import chain as chain_module
 from trend_common.privacy import ledger as ledger_module
-from trend_common.privacy.accounting import epsilon_of, noise_multiplier_for
+from trend_common.privacy.accounting import Run, epsilon_of, gaussian_epsilon, noise_multiplier_for
 from trend_common.privacy.chain import Chain
-from trend_common.privacy.ledger import Ledger, Reservation, Sealed
+from trend_common.privacy.ledger import Ledger, LedgerBehind, Reservation, Sealed
+from trend_common.privacy.plan import Mechanism
 from trend_common.protocol import FederationPlan
 
 MakePlan = Callable[..., FederationPlan]
@@ -365,6 +369,101 @@ def test_sealing_on_a_full_disk_releases_nothing(
         assert ledger.accounts[0].charged == 1
 
 
+class FailingDisk:
+    """The n-th call that writes, flushes, renames or makes a file finds no room; so do all after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.fails_at, self.part = 0, 0, 0
+        self._patch = monkeypatch
+        for owner, name in (
+            (os, "fsync"),
+            (os, "ftruncate"),
+            (os, "replace"),
+            (os, "rename"),
+            (Path, "replace"),
+            (Path, "chmod"),
+            (Path, "mkdir"),
+            (tempfile, "mkstemp"),
+        ):
+            self._fail(owner, name)
+        write, write_bytes = os.write, Path.write_bytes
+
+        def short_write(descriptor: int, data: bytes) -> int:
+            if self.due():
+                if self.part:
+                    write(descriptor, data[: self.part])
+                    self.part = 0
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(descriptor, data)
+
+        def short_write_bytes(path: Path, data: bytes) -> int:
+            if self.due():
+                write_bytes(path, data[: self.part])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write_bytes(path, data)
+
+        monkeypatch.setattr(os, "write", short_write)
+        monkeypatch.setattr(Path, "write_bytes", short_write_bytes)
+
+    def due(self) -> bool:
+        self.calls += 1
+        return 0 < self.fails_at <= self.calls
+
+    def _fail(self, owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.due():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args, **kwargs)
+
+        self._patch.setattr(owner, name, call)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX calls are counted")
+@pytest.mark.parametrize("part", [0, 9])
+def test_a_full_disk_at_any_call_is_an_error_for_people_and_undercounts_nothing(
+    tmp_path: Path, make_plan: MakePlan, part: int
+) -> None:
+    """Every write, flush, rename and new file of two rounds in turn; then the disk has room again."""
+    plan = make_plan(rounds=2)
+    for moment in range(1, 500):
+        home = tmp_path / str(moment)
+        sent: dict[int, set[bytes]] = {}
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            disk = FailingDisk(monkeypatch)
+            disk.fails_at, disk.part = moment, part
+            problem: PolicyError | None = None
+            try:
+                with opened(home, durable=True) as ledger:
+                    ledger.accept(plan, "S")
+                    for number in (1, 2):
+                        begun = begin(ledger, plan, number)
+                        if isinstance(begun, Reservation):
+                            begun = ledger.seal(begun, f"{moment} {number}".encode())
+                        sent.setdefault(number, set()).add(begun.payload)
+                        ledger.mark_sent(begun)
+            except PolicyError as error:
+                problem = error
+        if problem is not None:
+            assert "No space left" in problem.message or "closed or could not" in problem.message
+            assert problem.hint
+        with opened(home, durable=True) as ledger:
+            ledger.accept(plan, "S")
+            for number in (1, 2):
+                begun = begin(ledger, plan, number)
+                if isinstance(begun, Reservation):
+                    assert number not in sent, "what was sent is computed again"
+                    begun = ledger.seal(begun, b"again")
+                sent.setdefault(number, set()).add(begun.payload)
+            assert all(len(payloads) == 1 for payloads in sent.values())
+            assert ledger.accounts[0].charged == 2
+        if problem is None:
+            break
+    assert problem is None
+    assert moment > 40, "a call that writes is not counted"
+
+
 VICTIM = """
 import os, sys, pathlib
 from trend_common.privacy.ledger import Ledger, Sealed
@@ -407,6 +506,68 @@ def test_killed_processes_released_no_more_than_was_charged(tmp_path: Path, make
     with opened(tmp_path) as ledger:
         assert all(len(payloads) == 1 for payloads in received.values())
         assert len(received) <= ledger.accounts[0].charged <= plan.rounds
+
+
+# --- a ledger that is behind the server ---
+
+
+def test_rounds_that_only_the_server_knows_are_charged(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan = make_plan(rounds=5, steps=2, update="weights")
+    with opened(tmp_path) as ledger:
+        ledger.compare("spring", 3)  # unknown here: begin_round refuses
+        ledger.accept(plan, "S")
+        answer(ledger, plan, 1)
+        ledger.compare("spring", 1)
+        with pytest.raises(LedgerBehind, match=r"has had 3 answers.*knows of 1"):
+            ledger.compare("spring", 3)
+        assert ledger.accounts[0].charged == 6
+        ledger.compare("spring", 3)
+    with opened(tmp_path) as ledger:
+        ledger.compare("spring", 3)
+        assert (ledger.accounts[0].charged, ledger.accounts[0].lost) == (6, 2)
+        with pytest.raises(LedgerBehind):
+            ledger.compare("spring", 1000)
+        assert ledger.accounts[0].charged == 10, "never more than the plan that was agreed to"
+
+
+def test_a_round_that_was_reserved_and_not_sealed_is_not_missed(tmp_path: Path, make_plan: MakePlan) -> None:
+    """It never left; the server cannot have counted it."""
+    plan = make_plan()
+    with opened(tmp_path) as ledger:
+        ledger.accept(plan, "S")
+        reserve(ledger, plan, 1)
+        with pytest.raises(LedgerBehind):
+            ledger.compare("spring", 1)
+
+
+# --- units ---
+
+
+def test_a_series_inside_a_larger_unit_counts_twice_in_a_mixed_ledger(tmp_path: Path, make_plan: MakePlan) -> None:
+    """Without the series its product's clipped gradient may turn round: 2·C, not C."""
+    with opened(tmp_path, cap=100.0) as ledger:
+        for name, unit in (("a", "series"), ("b", "product")):
+            plan = make_plan(federation=name, rounds=1, sigma=10.0, privacy={"unit": unit, "epsilon": 1.0})
+            ledger.accept(plan, "S")
+            answer(ledger, plan, 1)
+        assert ledger.charged() == [Run(sigma=10.0, q=1.0, steps=1), Run(sigma=5.0, q=1.0, steps=1)]
+        assert ledger.spent() == gaussian_epsilon(math.sqrt(0.1**2 + 0.2**2), 1e-5)
+
+
+def test_federations_of_one_unit_add_up_for_that_unit(tmp_path: Path, make_plan: MakePlan) -> None:
+    with opened(tmp_path) as ledger:
+        for name in ("a", "b"):
+            plan = make_plan(federation=name, rounds=1, sigma=10.0, privacy={"unit": "store", "epsilon": 1.0})
+            ledger.accept(plan, "S")
+            answer(ledger, plan, 1)
+        assert ledger.spent() == gaussian_epsilon(math.sqrt(2) * 0.1, 1e-5)
+
+
+def test_a_reservation_names_the_mechanism_that_was_charged(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan = make_plan(rounds=4, steps=3, update="weights", sigma=9.0)
+    with opened(tmp_path) as ledger:
+        ledger.accept(plan, "S")
+        assert reserve(ledger, plan, 1).run == Mechanism.of(plan, "S").round_run == Run(sigma=9.0, q=1.0, steps=3)
 
 
 # --- what is in the file ---

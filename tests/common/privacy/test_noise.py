@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +32,72 @@ def test_draws_are_standard_normal(draw: str) -> None:
     assert abs(values.mean()) < 6 / np.sqrt(len(values))
     assert abs(values.var() - 1) < 6 * np.sqrt(2 / len(values))
     assert values.max() > 3.5, "the tail is missing"
+
+
+@pytest.mark.parametrize(("power", "moment"), [(1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0), (6, 15.0)])
+def test_moments_are_those_of_the_normal(power: int, moment: float) -> None:
+    """Within six standard errors, which the (2·power)-th moment gives."""
+    size = 200_000
+    values = generator.gaussian(size)
+    error = math.sqrt(math.prod(range(1, 2 * power, 2)) / size)
+    assert abs(float((values**power).mean()) - moment) < 6 * error
+
+
+def test_both_tails_are_there() -> None:
+    """P(|Z| > 4) is 6.3·10⁻⁵: about 13 of 200,000, and a truncated normal would have none."""
+    beyond = int((np.abs(generator.gaussian(200_000)) > 4).sum())
+    assert stats.binomtest(beyond, 200_000, 2 * stats.norm.sf(4)).pvalue > 1e-6
+
+
+def test_draws_are_independent_within_a_call_and_across_rounds() -> None:
+    """Lagged within one call, and the same place in successive calls, as the rounds of a federation are."""
+    long = generator.gaussian(100_000)
+    for lag in (1, 2, 3, 4, 1000, 25_000, 50_000):
+        assert abs(np.corrcoef(long[:-lag], long[lag:])[0, 1]) < 6 / np.sqrt(len(long) - lag)
+        assert abs(np.corrcoef(long[:-lag] ** 2, long[lag:] ** 2)[0, 1]) < 6 / np.sqrt(len(long) - lag)
+    rounds = np.stack([SecureGenerator().gaussian(20_000) for _ in range(8)])
+    assert np.abs(np.corrcoef(rounds) - np.eye(8)).max() < 6 / np.sqrt(20_000)
+    total = rounds.sum(axis=0)
+    assert stats.kstest(total / np.sqrt(8), "norm").pvalue > 1e-6, "noise that repeats would add up, not average out"
+
+
+def test_a_stream_that_repeats_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above on a generator whose key never changes."""
+    monkeypatch.setattr("trend_common.privacy.noise.os.urandom", lambda size: bytes(size))
+    first, second = SecureGenerator().gaussian(1000), SecureGenerator().gaussian(1000)
+    assert np.corrcoef(first, second)[0, 1] > 0.99
+
+
+def test_processes_with_the_same_seeds_draw_other_noise() -> None:
+    """A client that is started again, in a new process, with every seed there is set alike."""
+    code = (
+        "import random, numpy as np; random.seed(7); np.random.seed(7)\n"
+        "import torch; torch.manual_seed(7)\n"
+        "from trend_common.privacy.noise import SecureGenerator\n"
+        "print(SecureGenerator().gaussian(4).tobytes().hex(), torch.randn(1).item())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    drawn = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        for _ in range(2)
+    ]
+    (noise, other), (again, same) = (done.stdout.split() for done in drawn)
+    assert other == same, "the seeds were set"
+    assert noise != again
+
+
+def test_a_new_key_and_a_new_counter_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = os.urandom
+
+    def urandom(size: int) -> bytes:
+        asked.append(size)
+        return real(size)
+
+    monkeypatch.setattr("trend_common.privacy.noise.os.urandom", urandom)
+    for _ in range(3):
+        generator.words(5)
+    assert asked == [32, 16] * 3
 
 
 def test_a_wrong_scale_would_be_seen() -> None:

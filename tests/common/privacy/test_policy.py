@@ -201,6 +201,26 @@ def test_too_few_units_is_for_a_person_to_decide() -> None:
     Policy(min_units=5).check_units(5)
 
 
+def test_so_many_units_that_delta_is_no_promise() -> None:
+    """With δ = 1/N a mechanism that publishes one unit as it is would pass."""
+    Policy().check_units(99_999)
+    with pytest.raises(PolicyError, match="there are 150000 units") as caught:
+        Policy().check_units(150_000)
+    assert "delta_max = 1e-07" in caught.value.hint or "delta_max = 1e-06" in caught.value.hint
+    Policy(delta_max=1e-7).check_units(150_000)
+
+
+def test_a_refusal_names_the_nearest_plan_that_would_pass(make_plan: MakePlan) -> None:
+    plan = make_plan(sigma=2.0, privacy={"epsilon": 12.0})
+    with pytest.raises(PolicyError) as caught:
+        Policy().check_plan(plan, backbone_sha256=SHIPPED, spent=[])
+    assert "The nearest plan that these caps would allow: σ of 2.7 (now 2): that costs" in caught.value.hint
+    Policy().check_plan(make_plan(sigma=2.7, privacy={"epsilon": 8.0}), backbone_sha256=SHIPPED, spent=[])
+    with pytest.raises(PolicyError) as full:
+        Policy().check_plan(make_plan(), backbone_sha256=SHIPPED, spent=[Run(sigma=1.0, q=1.0, steps=20)])
+    assert "leaves no room, whatever the noise" in full.value.hint
+
+
 def test_buckets_are_not_mixed_up(make_plan: MakePlan) -> None:
     buckets = {
         "S": BucketPlan(q=1, noise_multiplier=0.6, expected_batch=30),

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trend_common.errors import PolicyError
-from trend_common.privacy.accounting import epsilon_of
-from trend_common.privacy.plan import make_privacy_plan, plan_epsilon, plan_run, signal_to_noise
-from trend_common.protocol import AdapterPlan, FederationPlan, PrivacyPlan
+from trend_common.privacy.accounting import Run, compose, epsilon_of
+from trend_common.privacy.plan import (
+    Caps,
+    Mechanism,
+    make_privacy_plan,
+    nearest_plan,
+    plan_epsilon,
+    plan_run,
+    signal_note,
+    signal_to_noise,
+)
+from trend_common.protocol import AdapterPlan, BucketPlan, FederationPlan, PrivacyPlan
 from trend_common.tensors import TensorSpec
 
 
@@ -72,6 +85,115 @@ def test_a_bucket_that_the_plan_lacks_is_named() -> None:
     plan = make_privacy_plan(epsilon=8.0, delta=1e-5, clip=0.1, rounds=20, steps=1, buckets={"S": (1.0, 30)})
     with pytest.raises(PolicyError, match="no bucket L; it has S"):
         plan_run(federation(plan), "L")
+
+
+def test_the_mechanism_is_one_object_for_all() -> None:
+    plan = federation(
+        make_privacy_plan(epsilon=4.0, delta=1e-5, clip=0.3, rounds=5, steps=2, buckets={"M": (0.5, 50)}),
+        rounds=5,
+        steps=2,
+    )
+    mechanism = Mechanism.of(plan, "M")
+    assert plan.privacy is not None
+    bucket = plan.privacy.buckets["M"]
+    assert mechanism.arguments() == {"windows_per_series": 4, "bucket": bucket, "clip": 0.3}
+    assert mechanism.run == plan_run(plan, "M") == Run(sigma=bucket.noise_multiplier, q=0.5, steps=10)
+    assert mechanism.round_run == Run(sigma=bucket.noise_multiplier, q=0.5, steps=2)
+    mechanism.require(mechanism.round_run)
+    for part, value in (("sigma", 0.1), ("q", 1.0), ("steps", 1)):
+        with pytest.raises(PolicyError, match="must be of one plan"):
+            mechanism.require(dataclasses.replace(mechanism.round_run, **{part: value}))  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="no differential privacy"):
+        Mechanism.of(federation(None), "S")
+
+
+# --- the nearest plan that would pass ---
+
+CAPS = Caps(epsilon=8.0, epsilon_total=8.0, delta=1e-5, steps=100, sigma=0.5, clip=1.0)
+
+
+def changed(plan: FederationPlan, text: str) -> FederationPlan:
+    """The plan with what ``text`` proposes."""
+    assert plan.privacy is not None
+    found = {name: float(value) for name, value in re.findall(r"(σ of|δ at most|norm of at most) ([\d.e-]+)", text)}
+    rounds = re.search(r"at most (\d+) rounds", text)
+    bucket = plan.privacy.buckets["S"]
+    privacy = plan.privacy.model_copy(
+        update={
+            "delta": found.get("δ at most", plan.privacy.delta),
+            "clip": found.get("norm of at most", plan.privacy.clip),
+            "buckets": {
+                "S": bucket.model_copy(update={"noise_multiplier": found.get("σ of", bucket.noise_multiplier)})
+            },
+        }
+    )
+    return plan.model_copy(update={"privacy": privacy, "rounds": int(rounds[1]) if rounds else plan.rounds})
+
+
+@given(
+    sigma=st.floats(0.3, 6.0),
+    rounds=st.integers(1, 300),
+    delta=st.sampled_from([1e-6, 1e-5, 1e-3]),
+    clip=st.floats(0.1, 5.0),
+    spent=st.floats(2.4, 30.0),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_nearest_plan_passes_and_none_much_nearer_does(
+    sigma: float, rounds: int, delta: float, clip: float, spent: float
+) -> None:
+    before = [Run(sigma=spent, q=1.0, steps=20)]
+    privacy = PrivacyPlan(
+        epsilon=1.0,
+        delta=delta,
+        clip=clip,
+        buckets={"S": BucketPlan(q=1.0, noise_multiplier=sigma, expected_batch=30)},
+    )
+    plan = federation(privacy, rounds=rounds)
+    text = nearest_plan(plan, "S", CAPS, before)
+    if text.startswith("none"):
+        assert compose([*before, Run(sigma=1e5, q=1.0, steps=min(rounds, 100))], CAPS.delta) > CAPS.epsilon_total
+        return
+    near = changed(plan, text)
+    assert near.privacy is not None
+    assert near.rounds <= CAPS.steps
+    assert near.privacy.delta <= CAPS.delta
+    assert near.privacy.clip <= CAPS.clip
+    mechanism = Mechanism.of(near, "S")
+    assert mechanism.run.sigma >= CAPS.sigma
+
+    def allowed(run: Run) -> bool:
+        alone = compose([run], near.privacy.delta if near.privacy else 1.0)
+        return alone <= CAPS.epsilon and compose([*before, run], CAPS.delta) <= CAPS.epsilon_total
+
+    assert allowed(mechanism.run)
+    if mechanism.run.sigma > max(sigma, CAPS.sigma):
+        assert not allowed(dataclasses.replace(mechanism.run, sigma=0.97 * mechanism.run.sigma))
+
+
+def test_a_plan_that_is_allowed_needs_no_nearest() -> None:
+    plan = make_privacy_plan(epsilon=4.0, delta=1e-5, clip=0.1, rounds=20, steps=1, buckets={"S": (1.0, 30)})
+    assert nearest_plan(federation(plan), "S", CAPS, []) == ""
+    text = nearest_plan(federation(plan, steps=200), "S", CAPS, [])
+    assert text == "at most 100 steps in all (now 200 in one round)"
+
+
+def test_data_that_cannot_carry_a_plan_are_told_so_with_what_could() -> None:
+    plan = federation(
+        make_privacy_plan(epsilon=4.0, delta=1e-5, clip=0.1, rounds=20, steps=1, buckets={"S": (1.0, 30)})
+    )
+    big = plan.model_copy(
+        update={
+            "adapter": plan.adapter.model_copy(
+                update={"tensors": (TensorSpec(name="q_proj.lora_B.weight", shape=(5000, 2)),)}
+            )
+        }
+    )
+    note = signal_note(big, "S", 5)
+    needed = int(re.search(r"or (\d+) units in each of 30", note)[1])  # type: ignore[index]
+    assert needed > 5
+    assert signal_note(big, "S", needed) == ""
+    assert signal_note(big, "S", needed - 1) != ""
+    assert "clients like this one" in note
 
 
 def test_signal_to_noise_is_what_a_simulation_gives() -> None:
