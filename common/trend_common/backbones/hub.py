@@ -107,6 +107,7 @@ def read_config(source: Source) -> Any:
     Raises:
         UsageError: It cannot be had, or its model type is unknown.
     """
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # the hub learns the model's name and no more
     try:
         document, _ = PreTrainedConfig.get_config_dict(source.where, **source.options)
         if isinstance(document, Mapping) and document.get("model_type") == COMPOSITE:

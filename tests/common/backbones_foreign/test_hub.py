@@ -51,10 +51,12 @@ def test_offline_it_says_what_was_tried_and_what_to_do(
 
 def test_online_it_says_so_too(asked: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
     with pytest.raises(UsageError, match=r"the hub did not give it.*couldn't connect") as caught:
         load_backbone("gpt2", revision="main")
     assert "Check the name, the revision and the connection" in caught.value.hint
     assert asked == [("gpt2", {"revision": "main"})]
+    assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY, "no word of who asks, with what"
 
 
 @pytest.mark.parametrize("text", ["./not-here", "a/b/c", "/nowhere/at/all", "-x", "two words", "C:\\models\\gpt2"])
