@@ -1,4 +1,4 @@
-# make demo | test | lint | bench   (everything runs in .venv, which is made when it is missing)
+# make demo | test | lint | bench | audit   (everything runs in .venv, which is made when it is missing)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint bench audit install clean
 
 install: $(STAMP)
 
@@ -30,5 +30,8 @@ test: lint
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --quick
 
+audit: $(STAMP)
+	$(BIN)/trend-sim audit --out audit-output --json audit-output/audit.json
+
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output audit-output

@@ -304,6 +304,41 @@ def demo_command(
     demo(out, retailers=retailers, rounds=rounds, epsilon=epsilon, seed=seed)
 
 
+@app.command("audit")
+def audit_command(
+    quick: Annotated[bool, typer.Option("--quick", help="Under three minutes instead of fifteen.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write what was found as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the picture, inversion.png.")] = None,
+    backbone: Annotated[str, typer.Option(help="Name or folder of the backbone.")] = "trend-small",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
+) -> None:
+    """Attack a client and its federations, with and without their protection: do the privacy claims hold?"""
+    _quiet(1)
+    from trend_common.errors import PolicyError
+    from trend_common.files import write_json
+    from trend_simulations.audit import audit
+    from trend_simulations.audit_report import audit_tables, verdict_line
+
+    with stderr.status("Loading") as status:
+        report = audit(
+            backbone,
+            quick=quick,
+            picture=None if out is None else out / "inversion.png",
+            progress=lambda text: status.update(f"Attacking: {text}"),
+        )
+    for table in audit_tables(report):
+        console.print(table)
+    console.print(verdict_line(report))
+    if json_path is not None:
+        write_json(json_path, report.to_json())
+    if report.failures:
+        raise PolicyError(
+            "The audit failed: " + "; ".join(report.failures) + ".",
+            "Either a privacy claim is false or the audit has lost its sight. Nothing should be released before it "
+            "is clear which.",
+        )
+
+
 main = run_app(app)
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ One noun a module::
     ledger       what this client has spent, and the bytes that it sealed
     sent         every message that ever left
     selftest     does this model do what all of the above assumes?
+    audit        what an attack proves: lower bounds to hold against the claims
 
 Importing this package imports neither torch nor scipy; ``per_series``, ``step`` and ``selftest`` import torch.
 """
