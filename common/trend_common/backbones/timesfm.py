@@ -22,9 +22,7 @@ from trend_common.backbones.scaling import ScaledWindow
 from trend_common.covariates import FREQUENCIES, SEASON
 from trend_common.tasks import Task
 
-__all__ = ["TIMESFM_MODELS", "TimesFmNetwork"]
-
-TIMESFM_MODELS: Final = ("timesfm", "timesfm2_5")
+__all__ = ["TimesFmNetwork"]
 
 _LONGEST: Final = 2048
 """Steps of context at most: more than five years of days cost memory and tell nothing new."""
