@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trend_common.privacy.accounting import Run, best_guess, noise_multiplier_for
+from trend_common.privacy.accounting import Run, best_guess, compose, group_run, noise_multiplier_for
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "privacy.md").read_text("utf-8")
@@ -33,6 +33,27 @@ def test_the_figures_are_those_of_the_code() -> None:
         sigma = noise_multiplier_for(epsilon=float(epsilon), delta=1e-5, q=1.0, steps=20)
         assert float(multiplier) == sigma
         assert float(guess) == math.ceil(best_guess([Run(sigma=sigma, q=1.0, steps=20)]) * 1000) / 10, "rounded up"
+
+
+def test_every_pitfall_has_a_severity_and_a_test() -> None:
+    table = PAGE[PAGE.index("## Pitfalls") :]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in re.findall(r"(?m)^\| .*\|$", table)]
+    header, _, *pitfalls = rows
+    assert header[:2] == ["pitfall", "severity"]
+    assert len(pitfalls) >= 30
+    for row in pitfalls:
+        assert len(row) == 4, row
+        assert row[1] in ("fatal", "high", "medium", "low"), row
+        assert re.search(r"`tests/[\w/]+\.py::\w+`", row[3]), row
+
+
+def test_the_figures_of_other_secrets_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| [^|]+ \| (\d+) \| ([\d.]+) \| ([\d.]+) % \|$", PAGE, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == ["1", "2", "3", "7"]
+    for size, epsilon, guess in rows:
+        run = group_run(Run(sigma=4.836, q=1.0, steps=20), whole=int(size))
+        assert float(epsilon) == round(compose([run], 1e-5), 2)
+        assert float(guess) == min(100.0, math.ceil(best_guess([run]) * 1000) / 10), "rounded up"
 
 
 def test_every_module_is_counted() -> None:
