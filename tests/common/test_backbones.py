@@ -119,6 +119,15 @@ def test_the_shipped_weights_are_small_and_load() -> None:
         assert not backbone.training
 
 
+def test_identities_say_nothing_to_the_shipped_backbone() -> None:
+    """Pretraining saw no store, product or category: a known one must not be worse off than an unknown one."""
+    backbone = load_backbone("trend-small")
+    batch = random_batch(4, context=56, horizon=14, seed=8)
+    unknown = replace(batch, static_ids=torch.zeros_like(batch.static_ids))
+    assert (batch.static_ids > 0).any()
+    torch.testing.assert_close(backbone(batch).quantiles, backbone(unknown).quantiles, rtol=0, atol=0)
+
+
 def test_the_shipped_backbone_sees_a_weekly_pattern_a_promotion_and_a_closed_weekday() -> None:
     """Not a benchmark: the least that a forecast of retail sales must get right."""
     from trend_common.covariates import INDEX

@@ -152,7 +152,8 @@ class TrendModel(PreTrainedModel):
         self.position = nn.Embedding((config.max_context + config.max_horizon) // patch, d)
         self.statics = nn.Linear(12 + len(_RESPONSES), d)
         self.text = nn.Linear(config.n_text, d, bias=False)
-        self.categories = nn.Embedding(config.n_static, d)
+        # The unknown, 0, stays a zero: pretraining sees nothing else and would make it a bias that known ones lack.
+        self.categories = nn.Embedding(config.n_static, d, padding_idx=0)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.norm = nn.LayerNorm(d)
         self.head1 = nn.Linear(d, d)
