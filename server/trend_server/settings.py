@@ -82,7 +82,7 @@ class ServerSettings(BaseModel):
     aggregation: Literal["mean", "trimmed-mean", "median"] = "mean"
     trim: float = Field(0.2, ge=0, lt=0.5)
     optimiser: Literal["auto", "adam", "sgd", "none"] = "auto"
-    learning_rate: float = Field(0.06, gt=0, le=10)
+    learning_rate: float = Field(0.012, gt=0, le=10)
     betas: tuple[float, float] = (0.9, 0.99)
 
     @model_validator(mode="after")
@@ -142,7 +142,7 @@ _DEFAULT_TOML = """\
 # aggregation = "mean"            # mean, trimmed-mean or median
 # trim = 0.2                      # share cut at each end by trimmed-mean
 # optimiser = "auto"              # adam, sgd, none; auto is adam for gradients and none for weights
-# learning_rate = 0.06
+# learning_rate = 0.012
 # betas = [0.9, 0.99]
 
 # Differential privacy, for each unit over the whole federation. Each client checks it against its own policy.

@@ -41,7 +41,7 @@ class DpRecipe:
 
     rounds: int = 20
     clip: float = 0.02
-    server_lr: float = 0.06
+    server_lr: float = 0.012
     rank: int = 2
     windows_per_series: int = 4
 
@@ -61,7 +61,7 @@ class PlainRecipe:
     steps: int = 1
     local_lr: float = 1e-3
     proximal_mu: float = 0.0
-    server_lr: float = 0.02
+    server_lr: float = 0.006
     rank: int = 4
     train: Literal["B", "AB"] = "B"
     windows_per_series: int = 4
@@ -93,12 +93,12 @@ _PLAIN: Final[dict[str, tuple[PlainRecipe, ...]]] = {
     "W": (
         PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
         PlainRecipe("weights", rounds=12, steps=5, local_lr=3e-3, proximal_mu=0.01),
-        PlainRecipe("gradient", rounds=40, rank=2),
+        PlainRecipe("gradient", rounds=20, rank=2),
     ),
     "D": (
         PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
         PlainRecipe("weights", rounds=30, steps=5, local_lr=3e-3),
-        PlainRecipe("gradient", rounds=40, rank=2),
+        PlainRecipe("gradient", rounds=20, rank=2),
     ),
 }
 
