@@ -127,6 +127,19 @@ Drop = Callable[[int, str, int], bool]
 Tamper = Callable[[int, Message], None]
 
 
+class SilentGrid(InProcessGrid):
+    """Some questions of some clients are lost, and nobody says so."""
+
+    silent: frozenset[tuple[int, str]] = frozenset()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See InProcessGrid."""
+        ids = list(super().push_messages(messages))
+        kept = [m for m in self._waiting if (m.metadata.dst_node_id, m.metadata.message_type) not in self.silent]
+        self._waiting = type(self._waiting)(kept)
+        return ids
+
+
 class World:
     """Retailers, a grid that can lose and alter messages, and a server that can be started again."""
 
@@ -146,6 +159,7 @@ class World:
         self.events: list[FederationEvent] = []
         self.replies: list[tuple[int, str, Message]] = []
         self.keys_asked: list[str] = []
+        self.silent: set[tuple[int, str]] = set()
 
     def directory(self) -> dict[int, RosterEntry]:
         """Node ids are places."""
@@ -175,7 +189,8 @@ class World:
 
     def federation(self, store: Store, settings: LoopSettings = ADDED) -> Federation:
         """A server on this store."""
-        grid = InProcessGrid(self._answering, range(len(self.retailers)), raise_errors=False)
+        grid = SilentGrid(self._answering, range(len(self.retailers)), raise_errors=False)
+        grid.silent = frozenset(self.silent)
         initial: Tensors = {"x": np.zeros(SIZE, np.float32)}
         return Federation(
             grid, self.plan, initial, {}, settings, store, self.events.append, str, directory=self.directory

@@ -62,7 +62,7 @@ def outcome(stages: list[int], min_clients: int, threshold: float) -> tuple[str,
     return "sum", there[2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     stages=st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 5, 5, 5]), min_size=3, max_size=7),
     threshold=st.sampled_from([0.5, 0.667]),
@@ -105,6 +105,15 @@ def test_any_dropouts_down_to_the_threshold_give_the_exact_sum_of_the_survivors(
         confirmed = sum(gone > 3 for gone in stages)
         if confirmed < needed:
             assert given_shares == [], "nobody is asked for shares of a sum that too few confirm"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_who_is_silent_is_a_dropout_at_the_deadline(tmp_path: Path, step: str) -> None:
+    world = World(tmp_path, 4)
+    world.silent = {(0, step)}
+    result = world.play(MemoryStore(), LoopSettings(min_clients=3, round_timeout=0.2, optimiser="none"))
+    in_the_sum = range(1, 4) if STEPS.index(step) < 3 else range(4)
+    np.testing.assert_array_equal(result.adapter["x"], world.exact(in_the_sum))
 
 
 def test_after_a_skipped_round_the_next_one_is_played(tmp_path: Path) -> None:
