@@ -1,4 +1,4 @@
-"""The server tells each client how many of its answers it has, through crashes; one that it refused does not count."""
+"""The server tells each client how many of its answers it has, through crashes; a refused one does not count."""
 
 from __future__ import annotations
 
