@@ -20,7 +20,7 @@ from trend_client.training import TrainingData, difference, fit
 from trend_common import adapters
 from trend_common.backbones.base import Batch
 from trend_common.backbones.synthetic import random_batch
-from trend_common.errors import DataError, PolicyError
+from trend_common.errors import DataError, PolicyError, TrendError
 from trend_common.flower.records import tensors_to_bytes
 from trend_common.panel import SalesPanel
 from trend_common.privacy.ledger import Ledger, LedgerBehind, Sealed
@@ -140,7 +140,7 @@ class ClientSession:
         """Accept the whole plan, or decline it; the reason is told to this screen alone."""
         try:
             self._accept(plan, frozen)
-        except PolicyError as error:
+        except TrendError as error:  # whatever its kind: an error reply would set the reason apart from others
             self.declined = str(error)
             self._say(SessionEvent("declined", f"Declined the federation {plan.federation}: {error}"))
             return DescribeReply(answer="declined")
@@ -250,7 +250,7 @@ class ClientSession:
             return TrainReply(answer="delta", federation=order.federation, round=order.round), self._delta(
                 order, adapter
             )
-        except PolicyError as error:
+        except TrendError as error:
             if isinstance(error, LedgerBehind):
                 self.failure = error  # a person must see it: the client stops after this answer
             self._say(SessionEvent("declined", f"Refused round {order.round}: {error}", order.round))
