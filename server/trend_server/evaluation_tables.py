@@ -22,7 +22,7 @@ Cells = tuple[str, ...]
 
 def data_table(results: Sequence[Result]) -> Table:
     """The scores of one data set for the console, and what the backbones' other heads are worth."""
-    columns = (Column("model", no_wrap=True), *_COLUMNS[2:])
+    columns: list[Column | str] = [Column("model", no_wrap=True), *_COLUMNS[2:]]
     caption = "\n".join(_heads(results)) or None
     table = Table(*columns, title=results[0].data, caption=caption, box=None, header_style="bold", pad_edge=False)
     table.title_justify = table.caption_justify = "left"
@@ -33,7 +33,7 @@ def data_table(results: Sequence[Result]) -> Table:
 
 def summary_table(evaluation: Evaluation) -> Table:
     """Geometric means over the data sets, for the console."""
-    columns = (*(Column(name, no_wrap=True) for name in _SUMMARY[:2]), *_SUMMARY[2:])
+    columns: list[Column | str] = [*(Column(name, no_wrap=True) for name in _SUMMARY[:2]), *_SUMMARY[2:]]
     table = Table(
         *columns,
         title="Geometric mean over the data sets, below 1 is better",

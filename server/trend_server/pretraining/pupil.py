@@ -106,7 +106,8 @@ def _around(backbone: Backbone) -> Pupil:
     for name, value in backbone.named_parameters():
         value.requires_grad_(name in fresh)
         if name not in fresh:
-            digest.update(name.encode() + value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     backbone.task = "all" if "all" in backbone.tasks else "demand"
     return Pupil(backbone, backbone, digest.hexdigest(), backbone.save_pretrained)
 
