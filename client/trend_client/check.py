@@ -127,10 +127,14 @@ def _print(panel: SalesPanel, console: Console) -> None:
 
 
 def _known_ahead(panel: SalesPanel) -> str:
-    names = [name for name in ("price", "promo", "holiday") if name in panel.frame]
+    from trend_common.panel.model import OWN
+
+    names = [name for name in panel.known_ahead if name in panel.frame]
+    past = [name for name in OWN if name in panel.frame and name not in names]
+    alone = f"; of {', '.join(past)} the past alone" if past else ""
     if not names:
-        return "nothing but the calendar"
-    return f"{', '.join(names)}; {len(panel.future):,} step(s) after the last sale"
+        return f"nothing but the calendar{alone}"
+    return f"{', '.join(names)}; {len(panel.future):,} step(s) after the last sale{alone}"
 
 
 def _steps(panel: SalesPanel) -> str:

@@ -24,7 +24,6 @@ from trend_common.covariates import SEASON
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.metrics import SeasonalError
-from trend_common.panel.model import KNOWN_AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,8 +195,9 @@ def grid(panel: SalesPanel, *, before: pd.Timestamp | None = None) -> Grid:
 def panel_before(panel: SalesPanel, origin: pd.Timestamp) -> SalesPanel:
     """The panel as it was known just before ``origin``.
 
-    Sales, closures, stock and returns end at the origin. Prices, promotions and holidays after it move to ``future``:
-    they are planned or public. A series that starts later keeps its static row, as a product about to be launched.
+    Sales, closures, stock, returns and own columns that nobody knows beforehand end at the origin. Prices,
+    promotions, holidays and the other own columns after it move to ``future``: they are planned or public. A series
+    that starts later keeps its static row, as a product about to be launched.
     """
     past = panel.frame["ds"] < origin
     ahead = _ahead(panel)
@@ -246,7 +246,7 @@ def training_panel(panel: SalesPanel, horizon: int) -> SalesPanel:
 
 def _ahead(panel: SalesPanel) -> list[str]:
     """The columns of the frame that may be known ahead, with the keys."""
-    return [name for name in ("unique_id", "ds", *KNOWN_AHEAD) if name in panel.frame.columns]
+    return [name for name in ("unique_id", "ds", *panel.known_ahead) if name in panel.frame.columns]
 
 
 def _sorted(parts: Sequence[pd.DataFrame], empty: pd.DataFrame) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from trend_common.backbones.base import Batch
 from trend_common.covariates import CHANNELS, FREQUENCIES, INDEX, N_CALENDAR, SEASON, calendar_features, holiday_lead
 from trend_common.errors import DataError
 from trend_common.panel import SalesPanel
+from trend_common.panel.model import OWN
 
 __all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "text_features"]
 
@@ -44,6 +45,8 @@ _TRIGRAM: Final = 0.4
 """What a trigram weighs beside a word: enough that forms and compounds of a word lie near it."""
 _N_BUCKETS: Final = 512
 _CLOSED_LOOKBACK: Final = 4
+_OWN_WIDEST: Final = 2.5
+"""Spreads from its mean at which an own column is cut off; half of that is the channel's largest value."""
 
 
 def text_features(texts: Sequence[str], size: int = _N_TEXT) -> NDArray[np.float32]:
@@ -102,6 +105,62 @@ class _Grid:
     promo_known: NDArray[np.float32]
     price_known: NDArray[np.float32]
     holiday_known: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Own:
+    """One column of the retailer's own, [S, T].
+
+    Attributes:
+        name: The channel.
+        values: NaN where unknown.
+        has: [S, 1] whether the series has any value.
+        is_flag: [S, 1] whether its values lie between 0 and 1: marks, and shares of a week's days.
+        ahead: Whether each value may be known before its step.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    has: NDArray[np.bool_]
+    is_flag: NDArray[np.bool_]
+    ahead: NDArray[np.bool_]
+
+    def channels(
+        self, row: NDArray[np.int64], past: NDArray[np.int64], ahead: NDArray[np.int64], seen: NDArray[np.bool_]
+    ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Channel → its values in the context [N, L] and in the horizon [N, H].
+
+        Marks stay as they are. Other numbers are counted in spreads from their mean, both of this series' own past in
+        this window, so that a temperature and a count of leaflets look alike and no other series plays a part.
+
+        Args:
+            row: [N] series.
+            past, ahead: [N, L] and [N, H] steps.
+            seen: [N, L] whether the step is within the series.
+        """
+        at = row[:, None]
+        before, after, usable = self.values[at, past], self.values[at, ahead], self.ahead[at, ahead]
+        known = np.isfinite(before) & seen
+        count = known.sum(axis=1, keepdims=True)
+        mean = np.where(known, before, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+        spread = np.sqrt(np.where(known, (before - mean) ** 2, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1))
+        mean, spread = (np.where(self.is_flag[row], fixed, own) for fixed, own in ((0.0, mean), (1.0, spread)))
+        # A curve of which this window has seen nothing, or nothing but one value, cannot be put in proportion.
+        fits = self.has[row] & (self.is_flag[row] | ((count > 0) & (spread > 0)))
+        divisor = np.where(spread > 0, spread, 1.0)
+
+        def scaled(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+            z = (np.where(where, values, mean) - mean) / divisor
+            z = np.where(self.is_flag[row], z, z.clip(-_OWN_WIDEST, _OWN_WIDEST) / 2)
+            return np.where(where & fits, z, 0.0)
+
+        return {
+            self.name: (scaled(before, known), scaled(after, usable & np.isfinite(after))),
+            f"{self.name}_known": (
+                np.broadcast_to(fits, before.shape).astype(np.float64),
+                (usable & fits).astype(np.float64),
+            ),
+        }
 
 
 class PanelWindows:
@@ -197,6 +256,15 @@ class PanelWindows:
             holiday_known = np.ones((shape[0], 1), dtype=bool)
         else:
             holiday_known = np.zeros((shape[0], 1), dtype=bool)
+        self._own = [
+            self._own_column(
+                name,
+                np.where(later <= self._margin, place(both if name in panel.own_ahead else frame, name), np.nan),
+                later,
+            )
+            for name in OWN
+            if name in panel.frame.columns
+        ]
         ahead = later > 0
         return _Grid(
             values=np.where(known, np.nan_to_num(y), 0.0).astype(np.float32),
@@ -214,6 +282,19 @@ class PanelWindows:
             promo_known=(has_promo & (~ahead | np.isfinite(promo))).astype(np.float32),
             price_known=(has_price & (~ahead | np.isfinite(price))).astype(np.float32),
             holiday_known=(holiday_known & (~ahead | np.isfinite(holiday))).astype(np.float32),
+        )
+
+    def _own_column(self, name: str, values: NDArray[np.float64], later: NDArray[np.int64]) -> _Own:
+        known = np.isfinite(values)
+        outside = known & ((np.nan_to_num(values) < 0) | (np.nan_to_num(values) > 1))
+        planned = np.full(values.shape, name in self.panel.own_ahead)
+        return _Own(
+            name,
+            values,
+            has=np.asarray(known.any(axis=1, keepdims=True)),
+            is_flag=np.asarray(~outside.any(axis=1, keepdims=True)),
+            # As with promotions: within the series what could be planned was known, later only what is announced.
+            ahead=planned & ((later <= 0) | known),
         )
 
     def _public_holidays(self) -> NDArray[np.float64]:
@@ -357,6 +438,8 @@ class PanelWindows:
             "holiday_known": (grid.has_holiday[row].repeat(self.context, 1), grid.holiday_known[at, ahead]),
             "closed_known": (closed_known.repeat(self.context, 1), closed_known.repeat(horizon, 1)),
         }
+        for own in self._own:
+            pairs.update(own.channels(row, clipped, ahead, exists > 0))
         for name, (before, after) in pairs.items():
             # Whether something is known holds for the whole series; what it was, only where the series is.
             past_cov[..., INDEX[name]] = before if name.endswith("_known") else before * exists

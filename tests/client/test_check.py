@@ -68,6 +68,17 @@ def test_the_declared_last_day_is_shown_and_written(sales: Path, tmp_path: Path)
     assert json.loads(out.read_text("utf-8"))["until"] is None
 
 
+def test_own_columns_are_shown_with_what_is_known_of_them_ahead(tmp_path: Path) -> None:
+    path, out = tmp_path / "own.csv", tmp_path / "out.json"
+    days = np.arange(80)
+    frame = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=80), "units": 5 + days % 7})
+    frame.assign(school_holiday=days % 2, temperature=days / 4).to_csv(path, index=False)
+    text = shown(path, json_out=out)
+    assert "own_2; 0 step(s) after the last sale; of own_1 the past alone" in text
+    assert "own_1 = temperature" in text
+    assert json.loads(out.read_text("utf-8"))["known_ahead"] == ["own_2"]
+
+
 def test_a_file_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("a,b\nx,y\n", "utf-8")

@@ -44,6 +44,10 @@ def one_series(draw: st.DrawFn, number: int, step: int) -> pd.DataFrame:
     rows["promo"] = (rng.random(count) < 0.2).astype(float)
     rows["holiday"] = (rng.random(count) < 0.05).astype(float)
     rows["stock"] = np.where(rng.random(count) < 0.05, 0.0, 10.0)
+    # Columns of one's own: marks for some series and counts of leaflets for others, and the weather.
+    rows["flyer"] = rng.random(count) < 0.3 if draw(st.booleans()) else rng.poisson(20, count)
+    rows["flyer"] = rows["flyer"].astype(float)
+    rows["temperature"] = rng.normal(draw(st.sampled_from([0.5, 12.0])), draw(st.sampled_from([0.0, 6.0])), count)
     rows["description"] = draw(st.sampled_from(["mug", "blue cup"]))
     if draw(st.booleans()):  # a list of sales alone: days without a row are zeros
         rows = rows[(rows["units"] != 0) | (np.arange(count) >= length)]
@@ -204,8 +208,8 @@ def test_a_sibling_that_ends_later_shows_no_holiday_beyond_the_longest_horizon()
 
 
 def test_a_sibling_that_ends_later_shows_no_plan_of_the_distant_future() -> None:
-    """A price that is announced beyond any horizon, the only one that the series has."""
-    days = pd.DataFrame({"date": pd.date_range("2023-01-01", periods=100), "units": 5.0})
-    plan = pd.DataFrame({"date": [pd.Timestamp("2023-07-15")], "price": 2.0, "promo": 1.0})
+    """Announced beyond any horizon: the only price that the series has, and the only flyer that is no mark."""
+    days = pd.DataFrame({"date": pd.date_range("2023-01-01", periods=100), "units": 5.0, "flyer": [0.0, 1.0] * 50})
+    plan = pd.DataFrame({"date": [pd.Timestamp("2023-07-15")], "price": 2.0, "promo": 1.0, "flyer": 30.0})
     later = pd.DataFrame({"date": pd.date_range("2023-01-01", periods=300), "units": 5.0, "price": 3.0, "promo": 0.0})
     assert_untouched(*with_and_without(pd.concat([days, plan]), later), "all/other")

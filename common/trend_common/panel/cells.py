@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from trend_common.panel.dates import parse_dates
 from trend_common.panel.findings import Report
-from trend_common.panel.numeric import Decimal, decimal_of, parse_flags, parse_numbers
+from trend_common.panel.model import KNOWN_AHEAD, OWN
+from trend_common.panel.numeric import Decimal, decimal_of, mostly_numeric, parse_flags, parse_numbers
 from trend_common.panel.vocabulary import known_role, plain
 
 __all__ = ["Cells", "clean_key", "parse_cells"]
@@ -51,9 +52,13 @@ def parse_cells(
     separator: str = "",
     date_format: str | None = None,
     decimal: Decimal | None = None,
+    own_ahead: Sequence[str] = (),
 ) -> Cells:
-    """Parse every role's cells. Problems (unreadable dates, undecidable order) are collected in ``report``."""
-    numeric = [role for role in ("units", "price", "promo", "stock", "returns") if role in long]
+    """Parse every role's cells. Problems (unreadable dates, undecidable order) are collected in ``report``.
+
+    ``own_ahead`` names the own columns that can be known before the day.
+    """
+    numeric = [role for role in ("units", "price", "promo", "stock", "returns", *OWN) if role in long]
     marks: dict[str, Decimal] = (
         dict.fromkeys(numeric, decimal)
         if decimal
@@ -64,7 +69,7 @@ def parse_cells(
     dates = parse_dates(long["date"], date_name, report, date_format=date_format, day_first=western)
     rows = pd.DataFrame({"ds": dates.days})
     rows["line"] = np.arange(len(rows))
-    _numbers(rows, long, marks, columns, report)
+    _numbers(rows, long, marks, columns, report, own_ahead)
     for role in _TEXTS:
         if role in long:
             rows[role] = clean_key(long[role])
@@ -114,16 +119,25 @@ def _is_day_first(columns: Mapping[str, str]) -> bool:
 
 
 def _numbers(
-    rows: pd.DataFrame, long: pd.DataFrame, marks: Mapping[str, Decimal], columns: Mapping[str, str], report: Report
+    rows: pd.DataFrame,
+    long: pd.DataFrame,
+    marks: Mapping[str, Decimal],
+    columns: Mapping[str, str],
+    report: Report,
+    own_ahead: Sequence[str],
 ) -> None:
     ahead = np.zeros(len(long), dtype=bool)
-    for role in ("price", "promo", "holiday"):
+    for role in (*KNOWN_AHEAD, *own_ahead):
         if role in long:
             ahead |= (long[role].notna() & (long[role].astype(str).str.strip() != "")).to_numpy()
     rows["ahead"] = ahead
     unreadable: dict[str, int] = {}
-    for role in ("units", "price", "stock", "returns"):
-        if role not in long:
+    # A column of one's own may hold numbers, marks or names (of a holiday, of an event): a name counts as yes.
+    words = [role for role in OWN if role in long and not mostly_numeric(long[role])]
+    for role in words:
+        rows[role] = parse_flags(long[role], marks.get(role, "."), blank_is_no=True)
+    for role in ("units", "price", "stock", "returns", *OWN):
+        if role not in long or role in words:
             continue
         parsed = parse_numbers(long[role], marks.get(role, "."))
         rows["y" if role == "units" else role] = parsed.values

@@ -11,8 +11,9 @@ import pandas as pd
 from trend_common.errors import UsageError
 from trend_common.panel.dates import date_like
 from trend_common.panel.findings import Report
+from trend_common.panel.model import OWN
 from trend_common.panel.numeric import mostly_numeric, sampled
-from trend_common.panel.vocabulary import MAPPABLE, Match, Role, match, plain
+from trend_common.panel.vocabulary import MAPPABLE, Match, OwnKind, Role, match, own_kind, plain
 
 __all__ = ["Layout", "recognise"]
 
@@ -38,6 +39,7 @@ _SINGLE: Final = (
     "open",
     "closed",
 )
+_OWN_ORDER: Final[tuple[OwnKind, ...]] = ("flyer", "school_holiday", "event", "weather")
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Layout:
         values: The columns of a wide table's products or of an across table's dates.
         date_parts: Year, month or week, and day columns where no single column is the date.
         counted: Whether each order line counts as one piece, there being no quantities.
+        own_ahead: Those of the roles ``own_1`` and ``own_2`` whose column can be known before the day.
     """
 
     roles: dict[str, str] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Layout:
     values: list[str] = field(default_factory=list)
     date_parts: dict[str, str] = field(default_factory=dict)
     counted: bool = False
+    own_ahead: tuple[str, ...] = ()
 
 
 def recognise(frame: pd.DataFrame, mapping: Mapping[str, str], report: Report) -> Layout:
@@ -68,6 +72,7 @@ def recognise(frame: pd.DataFrame, mapping: Mapping[str, str], report: Report) -
     """
     names = [str(name) for name in frame.columns]
     layout = Layout(roles=_mapped(names, mapping, report))
+    _own_mapped(layout, report)
     refused = {role for role, name in mapping.items() if name.strip() == NONE}
     taken = set(layout.roles.values())
     by_role: dict[str, list[tuple[Match, str]]] = {}
@@ -88,6 +93,7 @@ def recognise(frame: pd.DataFrame, mapping: Mapping[str, str], report: Report) -
     picker.date(names)
     picker.keys()
     picker.optional()
+    picker.own()
     if layout.shape == "across":
         picker.across()
     else:
@@ -118,6 +124,34 @@ def _mapped(names: Sequence[str], mapping: Mapping[str, str], report: Report) ->
                 f"Its columns: {', '.join(names[:30])}.",
             )
     return roles
+
+
+def _own_mapped(layout: Layout, report: Report) -> None:
+    """Own columns that a person named, and whether they are known ahead."""
+    roles = layout.roles
+    for own, ahead in zip(OWN, ("ahead_1", "ahead_2"), strict=True):
+        column = roles.pop(ahead, None)
+        if column is not None and own in roles:
+            report.problem(
+                f"--columns names both {own}={roles[own]} and {ahead}={column}, which are one place.",
+                "Leave one of them out, or use the other number.",
+            )
+        if column is not None:
+            if _known_afterwards(column):
+                report.problem(
+                    f"--columns {ahead}={column}: counts of customers and the weather are not known before the day.",
+                    f"Give it as --columns {own}={column}: then its past alone is used.",
+                )
+            roles[own] = column
+            layout.own_ahead += (own,)
+        elif own in roles and own_kind(roles[own]) not in (None, "weather"):
+            layout.own_ahead += (own,)
+
+
+def _known_afterwards(column: str) -> bool:
+    """Whether a name says that nobody can know the column's values before the day."""
+    hit = match(column)
+    return own_kind(column) == "weather" or (hit is not None and hit.role == "customers")
 
 
 @dataclass
@@ -242,6 +276,31 @@ class _Picker:
                     )
             self.unknown += spare
 
+    def own(self) -> None:
+        """The two columns of a retailer's own; the weather takes the first place, which a model knows as a curve."""
+        spare = [name for name in self.unknown if own_kind(name) is not None]
+        named = [*(name for _, name in self.by_role.pop("own", [])), *spare]
+        usable = [
+            name for name in dict.fromkeys(named) if own_kind(name) != "weather" or mostly_numeric(self.frame[name])
+        ]
+        ranked = sorted(usable, key=lambda name: _OWN_ORDER.index(own_kind(name) or "weather"))
+        free = [role for role in OWN if self._open(role)] if self.layout.shape != "across" else []
+        taken = ranked[: len(free)]
+        for name in sorted(taken, key=lambda name: own_kind(name) != "weather"):
+            role = free.pop(0)
+            self.layout.roles[role] = name
+            if own_kind(name) != "weather":
+                self.layout.own_ahead += (role,)
+        # What finds no place is neither units nor a product of a wide table.
+        self.unknown = [name for name in self.unknown if name not in named]
+        self.by_role.setdefault("other", []).extend((Match("other", 0, True), n) for n in named if n not in taken)
+        said = [
+            f"{self.layout.roles[role]!r} ({'known ahead' if role in self.layout.own_ahead else 'its past alone'})"
+            for role in OWN
+            if role in self.layout.roles
+        ]
+        self.report.found("own_columns", len(said), f"Columns of your own: {', '.join(said)}.")
+
     def across(self) -> None:
         """A row per product, a column per date: without a known name the first column of text is the product."""
         roles, dates = self.layout.roles, self.layout.values
@@ -311,7 +370,7 @@ class _Picker:
             "row_id": ("helper_columns", "Numbers of lines: {}."),
             "customers": ("customers_column", "Counts of customers, visits or receipts: {}."),
             "personal": ("personal_columns", "Customers' own data: {}."),
-            "other": ("unused_columns", "Costs, weights, weather and the like: {}."),
+            "other": ("unused_columns", "Costs, weights, further columns of your own and the like: {}."),
         }
         used = {*self.layout.roles.values(), *self.layout.date_parts.values()}
         for role, (code, message) in said.items():

@@ -54,6 +54,7 @@ def summary(panel: SalesPanel, *, version: str) -> dict[str, Any]:
         "until": None if panel.until is None else panel.until.date().isoformat(),
         "rows": panel.rows,
         "columns": dict(panel.columns),
+        "known_ahead": [name for name in panel.known_ahead if name in panel.frame],
         "findings": [
             {
                 "code": finding.code,

@@ -33,6 +33,7 @@ CATALOGUE: Final[dict[str, tuple[Severity, str]]] = {
     "helper_columns": ("info", "not used: the calendar is computed from the date"),
     "customers_column": ("warning", "never used: it is not known ahead of the day"),
     "personal_columns": ("info", "never read further: they identify people"),
+    "own_columns": ("info", "used beside the sales; --columns own_1=NAME (own_2, ahead_1, ahead_2) names others"),
     "unused_columns": ("info", "not used"),
     "total_columns": ("info", "columns of totals dropped"),
     "text_columns": ("info", "columns without numbers are not products; not used"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -199,9 +200,11 @@ def _carried(price: NDArray[np.float64], laid: _Laid, report: Report) -> NDArray
     return filled
 
 
-def future_rows(rows: pd.DataFrame, last: NDArray[np.int64], report: Report) -> pd.DataFrame:
-    """Rows after a series' last step that state a known-ahead value: ``series, step`` and those values."""
-    columns = [column for column in KNOWN_AHEAD if column in rows]
+def future_rows(
+    rows: pd.DataFrame, last: NDArray[np.int64], report: Report, known: Sequence[str] = KNOWN_AHEAD
+) -> pd.DataFrame:
+    """Rows after a series' last step that state a value ``known`` ahead: ``series, step`` and those values."""
+    columns = [column for column in known if column in rows]
     of_row = last[rows["series"].to_numpy()]
     later = (rows["step"].to_numpy() > of_row) & (of_row >= 0)
     ahead = later & rows["ahead"].to_numpy(dtype=bool) & rows["y"].isna().to_numpy()

@@ -125,7 +125,7 @@ def _panel(raw: RawTable, name: str, wishes: _Wishes, report: Report) -> SalesPa
     if declared is not None:
         rows = _until_step(rows, last_step, report)
     series = regular(rows, own, len(table), report, orders=orders, end=last_step)
-    future = future_rows(rows, series.last, report)
+    future = future_rows(rows, series.last, report, (*KNOWN_AHEAD, *layout.own_ahead))
     if grid.freq != own.freq:
         series = summed(series, grid, report)
         future = summed_future(future, grid, series.last)
@@ -169,6 +169,7 @@ def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tu
         separator=raw.separator,
         date_format=wishes.date_format,
         decimal=wishes.decimal,
+        own_ahead=layout.own_ahead,
     )
     rows = cells.rows
     if wishes.period is not None:
@@ -289,7 +290,7 @@ def _assembled(
     short, unit = int((lengths < _SHORT[grid.freq]).sum()), {"D": "days", "W": "weeks", "M": "months"}[grid.freq]
     report.found("short_series", short, f"{short} series have fewer than {_SHORT[grid.freq]} {unit}.")
     report.found("all_zero_series", int((sold == 0).sum()), f"{int((sold == 0).sum())} series never sold.")
-    ahead = [column for column in KNOWN_AHEAD if column in series.covariates]
+    ahead = [column for column in (*KNOWN_AHEAD, *layout.own_ahead) if column in series.covariates]
     later = pd.DataFrame(
         {
             "unique_id": ids[future["series"].to_numpy(dtype=np.int64)],
@@ -300,5 +301,14 @@ def _assembled(
         later[column] = future[column].to_numpy(dtype=np.float64) if column in future else np.nan
     columns = {role: column for role, column in layout.roles.items()}
     return SalesPanel(
-        name, grid.freq, grid.offset, frame, later, static[kept], columns, tuple(report.findings), n_rows
+        name,
+        grid.freq,
+        grid.offset,
+        frame,
+        later,
+        static[kept],
+        columns,
+        tuple(report.findings),
+        n_rows,
+        own_ahead=layout.own_ahead,
     )

@@ -11,16 +11,19 @@ import pandas as pd
 
 from trend_common.errors import UsageError
 
-__all__ = ["COVARIATES", "KNOWN_AHEAD", "STATIC", "Finding", "Freq", "SalesPanel", "Severity", "series_id"]
+__all__ = ["COVARIATES", "KNOWN_AHEAD", "OWN", "STATIC", "Finding", "Freq", "SalesPanel", "Severity", "series_id"]
 
 Freq = Literal["D", "W", "M"]
 Severity = Literal["info", "warning", "error"]
 
-COVARIATES: Final = ("price", "promo", "holiday", "stock", "returns")
+OWN: Final = ("own_1", "own_2")
+"""Columns of a retailer's own: a flyer, school holidays, an event, the weather."""
+
+COVARIATES: Final = ("price", "promo", "holiday", "stock", "returns", *OWN)
 """Optional columns of ``SalesPanel.frame``, in this order; all float64, NaN = unknown."""
 
 KNOWN_AHEAD: Final = ("price", "promo", "holiday")
-"""The covariates that a retailer can know before the day comes; the only ones in ``SalesPanel.future``."""
+"""The covariates that a retailer can always know before the day comes; ``SalesPanel.known_ahead`` adds own ones."""
 
 STATIC: Final = ("store", "product", "category", "description")
 
@@ -61,14 +64,15 @@ class SalesPanel:
         frame: Sorted by ``unique_id, ds``; each series is a regular grid of ``offset`` from its own first to its own
             last step. Columns ``unique_id`` (str), ``ds`` (datetime64), ``y`` (float64, NaN = missing or unknown),
             ``closed`` (bool, known closed: ``y`` is 0 there) and those of :data:`COVARIATES` that the source has.
-        future: Like ``frame`` without ``y``, ``closed``, stock and returns: steps after a series' last one for which
-            the source gives known-ahead values. May be empty.
+        future: Like ``frame`` with the columns of :attr:`known_ahead` alone: steps after a series' last one for which
+            the source gives such values. May be empty.
         static: Index ``unique_id`` (sorted); str columns store, product, category, description ("" = unknown).
         columns: Role -> source column.
         findings: Everything noticed, each with what was done.
         rows: Rows read from the source.
         until: The export's last step, where a person declared its last day; no row of ``frame`` is later. None leaves
             it to the file. Unlike :attr:`end`, it does not depend on which series are there.
+        own_ahead: Those of :data:`OWN` that can be known before the day comes, by what their columns are called.
     """
 
     name: str
@@ -81,6 +85,7 @@ class SalesPanel:
     findings: tuple[Finding, ...]
     rows: int
     until: pd.Timestamp | None = None
+    own_ahead: tuple[str, ...] = ()
 
     @property
     def start(self) -> pd.Timestamp:
@@ -96,6 +101,11 @@ class SalesPanel:
     def calendar_end(self) -> pd.Timestamp:
         """The last step of the calendar, from which cuts are counted back: the declared one, else :attr:`end`."""
         return self.end if self.until is None else self.until
+
+    @property
+    def known_ahead(self) -> tuple[str, ...]:
+        """The covariates that this retailer can know before the day comes, the only ones in :attr:`future`."""
+        return (*KNOWN_AHEAD, *self.own_ahead)
 
     @property
     def ids(self) -> tuple[str, ...]:

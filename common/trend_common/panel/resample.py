@@ -8,17 +8,25 @@ import pandas as pd
 from trend_common.panel.calendar import Grid
 from trend_common.panel.findings import Report
 from trend_common.panel.grid import Regular
+from trend_common.panel.model import OWN
 
 __all__ = ["coarse_step", "summed", "summed_future"]
 
-_RULES = {"price": "mean", "promo": "mean", "holiday": "max", "stock": "last", "returns": "sum"}
+_RULES = {
+    "price": "mean",
+    "promo": "mean",
+    "holiday": "max",
+    "stock": "last",
+    "returns": "sum",
+    **dict.fromkeys(OWN, "mean"),
+}
 
 
 def summed(daily: Regular, grid: Grid, report: Report) -> Regular:
     """Whole weeks (to the anchor day) or whole months of each series.
 
     A step with an unknown day is unknown; one is closed if all its days are. Prices are averaged by quantity,
-    promotions become the share of days.
+    promotions become the share of days, own columns the mean of their known days.
     """
     days = Grid("D").dates(daily.step)
     step = _coarse(days, grid)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from trend_common.panel.findings import Report
-from trend_common.panel.model import STATIC, series_id
+from trend_common.panel.model import OWN, STATIC, series_id
 
 __all__ = ["numbered", "static_texts", "unique_steps"]
 
@@ -20,6 +20,7 @@ _JOINED: Final = {
     "open": "max",
     "stock": "last",
     "ahead": "max",
+    **dict.fromkeys(OWN, "max"),
 }
 
 

@@ -7,10 +7,11 @@ import pandas as pd
 
 from trend_common.panel.columns import Layout
 from trend_common.panel.findings import Report
+from trend_common.panel.model import OWN
 
 __all__ = ["to_long"]
 
-_SHARED = ("store", "promo", "holiday", "open", "closed")
+_SHARED = ("store", "promo", "holiday", "open", "closed", *OWN)
 _OF_SERIES = ("store", "product", "category", "description", "unique_id")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-__all__ = ["MAPPABLE", "Match", "Role", "known_role", "match", "plain"]
+__all__ = ["MAPPABLE", "Match", "OwnKind", "Role", "known_role", "match", "own_kind", "plain"]
 
 Role = Literal[
     "date",
@@ -27,6 +27,7 @@ Role = Literal[
     "open",
     "closed",
     "unique_id",
+    "own",
     "customers",
     "personal",
     "calendar",
@@ -34,6 +35,9 @@ Role = Literal[
     "total",
     "other",
 ]
+
+OwnKind = Literal["flyer", "school_holiday", "event", "weather"]
+"""What a retailer's own column is about. Weather is known for the past alone, the others are planned or public."""
 
 MAPPABLE: Final = (
     "date",
@@ -49,8 +53,16 @@ MAPPABLE: Final = (
     "returns",
     "order",
     "open",
+    "own_1",
+    "own_2",
+    "ahead_1",
+    "ahead_2",
 )
-"""The roles that ``--columns role=name`` may assign."""
+"""The roles that ``--columns role=name`` may assign.
+
+``own_1`` and ``own_2`` are the two columns of a retailer's own; ``ahead_1`` and ``ahead_2`` are the same two, for a
+column that is known before the day and whose name does not say so.
+"""
 
 # Role -> tiers of names, best first; names are compared without case, accents, spaces and punctuation. A name marked
 # with * also counts as a word inside a longer header ("Umsatz in EUR"); Chinese names always do.
@@ -126,7 +138,17 @@ _NAMES: Final[dict[Role, tuple[str, ...]]] = {
     "holiday": (
         "holiday* holidays is_holiday state_holiday public_holiday holiday_flag holiday_name feiertag* "
         "feiertage* ist_feiertag feriado* feriados* é_feriado 节假日 假日 节日 假期 是否节假日",
-        "school_holiday schulferien* ferien férias_escolares event event_name ereignis evento",
+        "event event_name event_type ereignis evento",
+    ),
+    "own": (
+        "flyer* in_flyer leaflet* handzettel* prospekt* flugblatt* folheto* encarte* tabloide* on_display "
+        "in_display featured in_feature 传单 宣传单 海报 陈列",
+        "school_holiday* school_holidays* school_vacation* schulferien* ferien* ferientag* férias* férias_escolares "
+        "学校假期 寒暑假 寒假 暑假",
+        "events is_event event_flag special_event veranstaltung* eventos 赛事",
+        "temperature* temp temp_avg temp_max temp_min mean_temp temperatur* temperatura* rain* rainfall* "
+        "precipitation* regen* niederschlag* chuva* precipitação* snow snowfall schnee sunshine sonnenschein "
+        "weather* wetter* clima 气温 温度 天气 降雨量 降水量",
     ),
     "stock": (
         "stock* inventory* on_hand stock_level stock_on_hand inventory_level bestand* lagerbestand* "
@@ -167,9 +189,9 @@ _NAMES: Final[dict[Role, tuple[str, ...]]] = {
     ),
     "row_id": ("id index row_id unnamed unnamed_0 nr lfd_nr lfdnr line_no line_number row_number 序号 uuid",),
     "other": (
-        "cost* costs* profit* margin* tax vat freight* freight_value shipping_cost weight* temperature* temp rain* "
-        "kosten* gewinn* marge* mwst gewicht* temperatur* regen custo* lucro* margem* imposto peso* frete "
-        "成本 利润 毛利 税额 重量 气温 温度 latitude longitude postal_code zip plz cep",
+        "cost* costs* profit* margin* tax vat freight* freight_value shipping_cost weight* "
+        "kosten* gewinn* marge* mwst gewicht* custo* lucro* margem* imposto peso* frete "
+        "成本 利润 毛利 税额 重量 latitude longitude postal_code zip plz cep",
     ),
     "total": ("total gesamt summe sum gesamtsumme totals grand_total soma total_geral 合计 总计 总和 all_products",),
 }
@@ -184,6 +206,7 @@ _WORD_ORDER: Final[tuple[Role, ...]] = (
     "returns",
     "promo",
     "holiday",
+    "own",
     "description",
     "category",
     "order",
@@ -273,3 +296,19 @@ def known_role(name: str) -> Role | None:
     """The role of a name that is known as a whole."""
     hit = match(name)
     return hit.role if hit and hit.exact else None
+
+
+_OWN_KINDS: Final[tuple[OwnKind, ...]] = ("flyer", "school_holiday", "event", "weather")
+_ALSO_OWN: Final[dict[str, OwnKind]] = {
+    **dict.fromkeys(("feature", "display", "features", "displays"), "flyer"),
+    **dict.fromkeys(("event", "eventname", "eventtype", "ereignis", "evento"), "event"),
+}
+"""Names that stand in for a promotion or a holiday in files without one, and are own columns in files with one."""
+
+
+def own_kind(name: str) -> OwnKind | None:
+    """What a column of the retailer's own is about, by its name; None for a name that says nothing."""
+    hit = match(name)
+    if hit is not None and hit.role == "own":
+        return _OWN_KINDS[hit.tier]
+    return _ALSO_OWN.get(_compact(re.sub(r" \(\d+\)$", "", name)))
