@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,22 +83,21 @@ def test_a_mistake_on_the_command_line_ends_before_anything_starts(tmp_path: Pat
         invoke("--home", tmp_path / "home", "--round-timeout", "soon")
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
+    """What makes it quick; a clock would measure the machine."""
     code = (
-        "import sys, trend_server.cli\n"
+        "import sys\n"
+        "from trend_server.cli import main\n"
+        "sys.argv = ['trend-server', '--help']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
         "heavy = {'torch', 'flwr', 'transformers', 'peft', 'scipy', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", "from trend_server.cli import main; main()", "--help"],
-        capture_output=True,
-        timeout=30,
-        check=True,
-    )
-    assert b"--min-clients" in done.stdout
-    assert time.monotonic() - started < 3.0  # 0.6 s alone; the limit allows for a loaded machine
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert b"--rounds" in done.stdout
 
 
 def test_errors_exit_with_their_code_and_no_traceback(tmp_path: Path) -> None:
