@@ -4,44 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_client.training import TrainingData, fit, pick_device
+from trend_client.finetune import FineTuneSettings
+from trend_client.parts import Parts, average, overlaid
+from trend_client.personal import PersonalSettings, personalise
+from trend_client.siblings import Siblings, level_hints
+from trend_client.training import TrainingData, pick_device
+from trend_client.weights import BaseWeights, is_adapter
 from trend_common import adapters
 from trend_common.backbones import backbone_sha256, load_backbone
 from trend_common.backbones.base import Backbone
 from trend_common.errors import PolicyError
 from trend_common.forecasts import Forecast
-from trend_common.metrics import wql
 from trend_common.panel import SalesPanel
 from trend_common.predicting import predict
 from trend_common.protocol import AdapterPlan
-from trend_common.tensors import Tensors, check_tensors, tensors_sha256
+from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
 from trend_common.windows import PanelWindows
 
-__all__ = ["AdapterForecaster", "Engine", "PersonalSettings"]
-
-_FEW_STEPS = 4
-_LEVEL_STEPS = {"D": 28, "W": 8, "M": 6}
-
-
-@dataclass(frozen=True)
-class PersonalSettings:
-    """How a personal adapter is trained; chosen on synthetic retailers, not on anybody's data.
-
-    Attributes:
-        learning_rates: Step sizes of Adam that are tried.
-        checkpoints: Numbers of steps after which the adapter is looked at; 0 (no training) always is.
-        batch_size: Windows a step.
-    """
-
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
-    checkpoints: tuple[int, ...] = (10, 20, 40, 60)
-    batch_size: int = 32
+__all__ = ["AdapterForecaster", "Engine", "PersonalSettings", "level_hints"]
 
 
 class Engine:
@@ -57,6 +42,7 @@ class Engine:
         self.sha256 = backbone_sha256(self.backbone)
         self.device = pick_device(device)
         self.backbone.to(self.device)
+        self.weights = BaseWeights(self.backbone)
         self._attached: AdapterPlan | None = None
         self._blank: Tensors = {}
         self.tested: AdapterPlan | None = None
@@ -65,7 +51,8 @@ class Engine:
         """Attach the adapter of ``plan`` with its frozen tensors; B is zero until :meth:`use` sets it.
 
         Raises:
-            PolicyError: The frozen tensors are not those of the plan.
+            PolicyError: The frozen tensors are not those of the plan, or the plan would train and send others than
+                those of its adapter.
         """
         checked = check_tensors(frozen, plan.frozen, "the frozen part of the adapter")
         if tensors_sha256(checked) != plan.frozen_sha256:
@@ -77,9 +64,11 @@ class Engine:
             adapters.attach(self.release(), rank=plan.rank, alpha=plan.alpha, targets=plan.targets, train=plan.train)
             self.backbone.to(self.device)
             self._attached = plan
+        self.weights.lay_over({})
         adapters.set_trained(self.backbone, plan.train)
         adapters.load(self.backbone, checked)
         everything = adapters.export(self.backbone)
+        self._check_travelling(plan, everything)
         self._blank = {name: np.zeros_like(v) if "lora_B" in name else v for name, v in everything.items()}
 
     def install_local(self, rank: int) -> None:
@@ -93,16 +82,87 @@ class Engine:
         )
         self.install(plan, frozen)
 
+    def _check_travelling(self, plan: AdapterPlan, everything: Tensors) -> None:
+        """Whatever a plan names, nothing but the tensors of its adapter is trained under it and sent."""
+        trained = set(adapters.trained_parameters(self.backbone))
+        own = {TensorSpec(name=name, shape=value.shape) for name, value in everything.items() if name in trained}
+        strange = sorted({spec.name for spec in own.symmetric_difference(plan.tensors)})
+        if strange:
+            self.release()
+            raise PolicyError(
+                f"The plan trains others than its adapter's tensors; they differ in {', '.join(strange[:5])}.",
+                "Only a LoRA on linear layers can be trained privately: full fine-tuning, prefixes, AdaLoRA and the "
+                "backbone's own tensors are for the personal model, which never leaves.",
+            )
+
+    @property
+    def plan(self) -> AdapterPlan:
+        """Of the attached adapter."""
+        if self._attached is None:
+            raise ValueError("no adapter is attached")
+        return self._attached
+
     def release(self) -> Backbone:
         """Take the adapter off; the backbone as it was shipped."""
+        self.weights.lay_over({})
         if self._attached is not None:
             adapters.detach(self.backbone)
             self._attached = None
         return self.backbone
 
     def use(self, tensors: Mapping[str, NDArray[np.float32]] | None) -> None:
-        """Set the adapter's tensors; those not named, and all for None, become the plan's untrained ones."""
-        adapters.load(self.backbone, {**self._blank, **(tensors or {})})
+        """Set the adapter's tensors; those not named, and all for None, become the plan's untrained ones.
+
+        Tensors of the backbone itself, which a personal model may hold besides, are laid over it; whichever are not
+        named are as shipped. Of a model of several parts the first member is used; :meth:`forecast` uses all.
+        """
+        given = Parts.of(tensors).members[0] or {}
+        adapters.load(self.backbone, {**self._blank, **{name: v for name, v in given.items() if is_adapter(name)}})
+        self.weights.lay_over({name: value for name, value in given.items() if not is_adapter(name)})
+
+    def worn(self, tensors: Tensors | None) -> Tensors:
+        """All tensors of a model that names some of them, with the plan's untrained ones for the others."""
+        return {**self._blank, **(tensors or {})}
+
+    def forecast(
+        self,
+        tensors: Tensors | None,
+        windows: PanelWindows,
+        origin: int,
+        horizon: int,
+        *,
+        rows: NDArray[np.int64] | None = None,
+    ) -> Forecast:
+        """Forecast from step ``origin`` on with a whole model: all members, and the launch part.
+
+        Args:
+            tensors: The model; None is the backbone as shipped.
+            windows: The panel's windows.
+            origin: First step to forecast.
+            horizon: H.
+            rows: Series; all by default.
+        """
+        parts, siblings = Parts.of(tensors), Siblings(windows)
+        hints = siblings.hints(origin)
+        wanted = np.arange(len(windows.ids)) if rows is None else np.asarray(rows)
+
+        def made(one: Tensors | None, rows: NDArray[np.int64]) -> Forecast:
+            self.use(one)
+            return predict(
+                self.backbone,
+                windows,
+                origin=origin,
+                horizon=horizon,
+                rows=rows,
+                level_hint=hints[rows],
+                device=self.device,
+            )
+
+        found = average([made(member, wanted) for member in parts.members])
+        young = np.flatnonzero(np.isin(wanted, siblings.young(origin)))
+        if parts.launch is None or not len(young):
+            return found
+        return overlaid(found, young, made(parts.launch, wanted[young]))
 
     def forecaster(self, tensors: Tensors | None, *, context: int, country: str | None = None) -> AdapterForecaster:
         """Forecast with these tensors on the backbone; None is the backbone as it was shipped."""
@@ -115,59 +175,26 @@ class Engine:
         *,
         validation: int,
         seed: int,
-        settings: PersonalSettings | None = None,
-        train: Literal["B", "AB"] = "AB",
+        settings: FineTuneSettings | PersonalSettings | None = None,
     ) -> tuple[Tensors, dict[str, float]]:
-        """Train an adapter on this retailer's own series, without noise, since it never leaves.
+        """Train a personal model on this retailer's own series, without noise, since it never leaves.
 
-        The number of steps and the step size are those with the lowest WQL on the validation horizon, "none" among
-        them, so a personal adapter is never worse there than where it started.
+        The choice, among several step sizes and numbers of steps or along one course, is made by the loss on the
+        validation horizon, "none" among the candidates, so a personal model is never worse there than where it
+        started.
 
         Args:
             data: What may be trained on; ends before ``validation``.
             start: Where to start: the shared adapter, or None for the plain backbone.
             validation: First step of the validation horizon.
             seed: Of the draws.
-            settings: How to train.
-            train: Which of A and B.
+            settings: How to train; default: the grid of :class:`PersonalSettings`, and a launch part.
 
         Returns:
-            The adapter (all tensors), and the validation WQL of each choice tried.
+            The personal model (all tensors of the adapter and those of the backbone that were trained, for each of
+            its :class:`~trend_client.parts.Parts`), and the validation measure of each choice tried.
         """
-        settings = settings or PersonalSettings()
-        rng = np.random.default_rng(seed)
-        self.use(start)
-        best = adapters.export(self.backbone)
-        before = self._validation_wql(data, validation)
-        tried, lowest = {"none": before}, before
-        adapters.set_trained(self.backbone, train)
-        try:
-            for rate in settings.learning_rates if data.n_units else ():
-                self.use(start)
-                kept = fit(
-                    self.backbone,
-                    data,
-                    steps=max(settings.checkpoints),
-                    learning_rate=rate,
-                    batch_size=settings.batch_size,
-                    rng=rng,
-                    device=self.device,
-                    checkpoints=settings.checkpoints,
-                )
-                for step, tensors in kept.items():
-                    self.use(tensors)
-                    found = self._validation_wql(data, validation)
-                    tried[f"{step} steps at {rate:g}"] = found
-                    if found < lowest:
-                        best, lowest = tensors, found
-        finally:
-            adapters.set_trained(self.backbone, self._attached.train if self._attached else "B")
-        return best, tried
-
-    def _validation_wql(self, data: TrainingData, validation: int) -> float:
-        windows = data.windows
-        forecast = predict(self.backbone, windows, origin=validation, horizon=data.horizon, device=self.device)
-        return wql(windows.actuals(validation, data.horizon), forecast)
+        return personalise(self, data, start, validation=validation, seed=seed, settings=settings)
 
 
 @dataclass
@@ -187,40 +214,4 @@ class AdapterForecaster:
         """Forecast the ``horizon`` steps from ``origin`` for every series of ``panel``."""
         if self._windows is None or self._windows.panel is not panel or self._windows.ahead < horizon:
             self._windows = PanelWindows(panel, context=self.context, country=self.country, ahead=horizon)
-        windows = self._windows
-        step = windows.step_of(origin)
-        self.engine.use(self.tensors)
-        return predict(
-            self.engine.backbone,
-            windows,
-            origin=step,
-            horizon=horizon,
-            level_hint=level_hints(windows, step),
-            device=self.engine.device,
-        )
-
-
-def level_hints(windows: PanelWindows, origin: int) -> NDArray[np.float32]:
-    """[S] a level for each series that has almost no history before ``origin``; 0 for the others.
-
-    The same product in the retailer's other stores, else the same category, else the median of all. This looks across
-    series, so it is for the owner's own forecasts and never for private training.
-    """
-    steps = _LEVEL_STEPS[windows.panel.freq]
-    history = windows.history(origin)
-    counts = np.isfinite(history).sum(axis=1)
-    few = counts < _FEW_STEPS
-    hints = np.zeros(len(history), dtype=np.float32)
-    if not few.any() or few.all():
-        return hints
-    recent = history[:, -steps:]
-    known = np.isfinite(recent).sum(axis=1)
-    totals = np.nansum(recent, axis=1)
-    levels = pd.Series(np.where((known > 0) & ~few, totals / np.maximum(known, 1), np.nan))
-    static = windows.panel.static.reset_index(drop=True)
-    overall = float(levels.median())
-    by_product = levels.groupby(static["product"]).transform("mean")
-    by_category = levels.groupby(static["category"].mask(static["category"] == "")).transform("median")
-    best = by_product.fillna(by_category).fillna(0.0 if np.isnan(overall) else overall)
-    hints[few] = best.to_numpy(dtype=np.float32)[few]
-    return hints
+        return self.engine.forecast(self.tensors, self._windows, self._windows.step_of(origin), horizon)

@@ -77,6 +77,12 @@ class TrainingData:
 
         A unit that owns several series draws k of them, with replacement, so that its windows are still k.
         """
+        return self.draw_rows(chosen, k, uniforms)[1]
+
+    def draw_rows(
+        self, chosen: NDArray[np.int64] | Sequence[int], k: int, uniforms: Uniforms
+    ) -> tuple[NDArray[np.int64], Batch]:
+        """:meth:`draw`, and the series of each window."""
         rows = np.repeat(np.asarray(chosen, dtype=np.int64), k)
         if all(len(unit) == 1 for unit in self.units):
             series = np.array([self.units[unit][0] for unit in rows], dtype=np.int64)
@@ -85,7 +91,7 @@ class TrainingData:
             owned = [self.units[unit] for unit in rows]
             series = np.array([own[int(pick * len(own))] for own, pick in zip(owned, picks, strict=True)])
         origins = self.windows.draw_origins(series, self.train_end, self.horizon, uniforms(len(series)))
-        return self.windows.batch(series, origins, self.horizon, targets_end=self.train_end)
+        return series, self.windows.batch(series, origins, self.horizon, targets_end=self.train_end)
 
 
 def fit(

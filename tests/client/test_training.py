@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trend_client.engine import Engine, PersonalSettings, level_hints
+from trend_client.engine import Engine, PersonalSettings
+from trend_client.personal import Validation
+from trend_client.siblings import Siblings
 from trend_client.training import TrainingData, fit
 from trend_common import adapters
 from trend_common.panel import SalesPanel, from_frame
@@ -100,21 +102,11 @@ def test_the_personal_adapter_is_never_worse_on_validation_than_its_start(
     settings = PersonalSettings(learning_rates=(1e-2, 1.0), checkpoints=(5, 15))
     tensors, tried = engine.personalise(data, None, validation=TRAIN_END, seed=0, settings=settings)
     engine.use(tensors)
-    reached = engine._validation_wql(data, TRAIN_END)
+    judge = Validation(data, Siblings(windows), TRAIN_END)
+    reached = judge.measure(judge.forecast(engine))
     assert reached == pytest.approx(min(tried.values()), rel=1e-5)
     assert reached <= tried["none"] + 1e-9
     assert len(tried) == 5
-
-
-def test_a_new_product_takes_its_level_from_other_stores(sales: pd.DataFrame) -> None:
-    start = sales["date"].min() + pd.Timedelta(days=111)
-    young = sales[(sales["store"] != "s1") | (sales["product"] != "p2") | (sales["date"] >= start)]
-    windows = PanelWindows(from_frame(young), context=CONTEXT)
-    hints = level_hints(windows, 112)
-    row, sibling = windows.ids.index("s1/p2"), windows.ids.index("s0/p2")
-    recent = np.nanmean(windows.history(112)[sibling, -28:])
-    assert hints[row] == pytest.approx(recent, rel=1e-5)
-    assert (np.delete(hints, row) == 0).all()
 
 
 def test_installing_another_plan_and_back_gives_the_same_forecast(engine: Engine, panel: SalesPanel) -> None:
