@@ -267,5 +267,6 @@ class _Screen:
         elif event.kind == "failed":
             console.print(f"[red]{escape(event.text)}[/]")
         over = self._session is not None and (self._session.finished or self._session.failure is not None)
-        if event.kind == "answered" and over:
+        # Dropped: the server may have the last answer whole, and be gone, before the client has heard so.
+        if event.kind in ("answered", "dropped") and over:
             self._stop.set()

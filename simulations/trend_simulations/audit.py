@@ -59,7 +59,7 @@ class Run:
             return "REFUTED" if self.evidence.refuted else "holds"
         if self.evidence.refuted:
             return "caught"
-        return "MISSED" if self.mutation.seen else "not seen, as expected"
+        return "MISSED" if self.mutation.seen else "not seen"
 
     @property
     def ok(self) -> bool:
@@ -204,8 +204,8 @@ def _runs(quick: bool) -> Iterator[tuple[str, Mutation | None, Target]]:
     if not quick:
         for epsilon in (1.0, 2.0, 8.0):
             yield default, None, replace(usual, epsilon=epsilon, seed=round(epsilon))
-    yield "4 rounds of 5 steps", None, replace(usual, rounds=4, steps=5)
-    sampled = "20 rounds, q = 0.25"
+    yield "4 × 5 local steps", None, replace(usual, rounds=4, steps=5)
+    sampled = "20 rounds, q = ¼"
     yield sampled, None, replace(usual, q=0.25)
     for mutation in MUTATIONS:
         yield default, mutation, usual

@@ -38,11 +38,12 @@ def _runs(report: Report) -> Table:
     table = Table(
         title=f"ε of a real client, audited in one run: {first.canaries} canaries, bounds at {first.confidence:.0%}",
         title_justify="left",
-        caption="A claim below the bound is false. The estimate presumes Gaussian scores and proves nothing.",
+        caption="A claim below the bound is false. What it looks like presumes Gaussian scores and proves nothing.\n"
+        "Not seen: known to be beyond one run; the draws, and tests of the noise, see them.",
         caption_justify="left",
     )
     for name in ("plan", "client"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("claimed", "bound", "looks like", "right"):
         table.add_column(name, justify="right")
     table.add_column("")

@@ -72,14 +72,14 @@ def test_what_one_run_cannot_prove_is_said_and_something_else_sees_it(engine: En
     """Three quarters of the noise: the bound is too coarse, the estimate is not."""
     (weak,) = [one for one in MUTATIONS if one.name == "σ × 0.75"]
     found = audit_one(engine, USUAL, plan="broken", mutation=weak)
-    assert found.verdict == "not seen, as expected"
+    assert found.verdict == "not seen"
     assert found.evidence.audit.estimate is not None
     assert found.evidence.audit.estimate > found.evidence.claimed
 
 
 def test_shuffled_batches_show_in_the_draws_and_not_in_the_bound(engine: Engine) -> None:
     (shuffled,) = [one for one in MUTATIONS if one.name == "batches shuffled"]
-    assert audit_one(engine, USUAL, plan="broken", mutation=shuffled).verdict == "not seen, as expected"
+    assert audit_one(engine, USUAL, plan="broken", mutation=shuffled).verdict == "not seen"
     honest, broken = audit_draws(engine, Target(rank=4, series=1, q=0.25, windows_per_series=1, canaries=800))
     assert (honest.verdict, broken.verdict) == ("as assumed", "caught")
 
