@@ -198,8 +198,9 @@ def draw_inversion(result: Inversion, path: Path) -> Path:
         axis.set_ylim(-0.5, max(3.0, 1.2 * float(result.truth.max())))
     axes[0].set_ylabel("sales over their mean")
     axes[0].legend(fontsize=8, frameon=False)
-    noises = sorted(result.ladder)
-    axes[2].semilogx(noises, [result.ladder[noise] for noise in noises], marker="o", markersize=4, color="#1f5f8b")
+    ladder = {**result.ladder, result.sigma: float(np.abs(result.with_noise).mean())}
+    noises = sorted(ladder)
+    axes[2].semilogx(noises, [ladder[noise] for noise in noises], marker="o", markersize=4, color="#1f5f8b")
     axes[2].axvline(result.sigma, color="#2d7d46", linestyle="--", linewidth=1)
     axes[2].annotate("the plan", (result.sigma, 0.9), rotation=90, fontsize=8, color="#2d7d46", ha="right", va="top")
     axes[2].set_title("how much noise it takes", fontsize=9)
