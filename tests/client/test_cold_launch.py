@@ -159,6 +159,7 @@ def test_the_exam_is_of_products_held_out_without_history(panel: SalesPanel) -> 
     few = exam(data, Siblings(data.windows), frozenset(products[:8]), validation=112)
     assert few is not None
     assert len(few.batch) > 8, "with few launches the windows at validation are looked at as well"
+    assert float(few.batch.past_mask.sum()) == 0
 
 
 def test_words_that_set_the_level_beat_the_mean_of_siblings_and_shuffled_words(engine: Engine) -> None:
