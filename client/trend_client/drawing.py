@@ -35,6 +35,9 @@ _NO_HISTORY: Final = 0.5
 _NEW_EVERYWHERE: Final = 0.5
 """Share of launch windows whose level is not taken from the same product in another store, as for a new product."""
 
+_PRODUCT: Final = 1
+"""Column of the product in a window's static ids."""
+
 Rows = NDArray[np.int64]
 
 
@@ -84,7 +87,10 @@ class Launches:
                 int(rows[place]), int(origins[place]), new_everywhere=bool(everywhere[place])
             )
         batch = windows.batch(rows, origins, horizon, targets_end=end, level_hint=hints, seen_from=origins - shown)
-        return rows, short_context(batch, self.longest)
+        # A new product's name means nothing yet, so nothing may be learned from those of others.
+        static_ids = batch.static_ids.clone()
+        static_ids[:, _PRODUCT] = 0
+        return rows, short_context(replace(batch, static_ids=static_ids), self.longest)
 
 
 class Drawer:

@@ -81,6 +81,8 @@ def test_a_launch_window_shows_little_and_a_level_where_it_shows_less(panel: Sal
     assert 0.4 < (shown == 0).mean() < 0.6
     np.testing.assert_array_equal(batch.level_hint.numpy() > 0, shown < FEW_STEPS)
     assert len(set(rows)) > 40
+    assert (batch.static_ids[:, 1] == 0).all(), "names of other products mean nothing for a new one"
+    assert (batch.static_ids[:, 0] > 0).all()
 
 
 def test_two_thirds_are_real_launches(panel: SalesPanel) -> None:
