@@ -13,6 +13,7 @@ from trend_common.console import console, run_app
 from trend_common.errors import UsageError
 
 if TYPE_CHECKING:
+    from trend_client.finetune import FineTuneSettings
     from trend_client.outcome import Outcome
 
 __all__ = ["app", "main"]
@@ -50,6 +51,9 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mp
 BackboneOption = Annotated[str, typer.Option("--backbone", help="The shipped model's name, or a folder.")]
 HorizonOption = Annotated[
     int | None, typer.Option("--horizon", min=1, max=400, help="Steps ahead. Default: the federation's.")
+]
+SettingsOption = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="Settings of fine-tuning, as from trend-sim tune.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the files. Default: output/ in the home.")]
@@ -163,13 +167,14 @@ def personalise_command(
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
+    settings: SettingsOption = None,
     out: OutOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Train the personal model on these sales (it never leaves), then forecast. As often as you like. Offline."""
     place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
-    _conclude(place, personal=True, out=out, json_out=json_out)
+    _conclude(place, personal=True, out=out, json_out=json_out, settings=settings)
 
 
 @app.command("backtest")
@@ -189,6 +194,11 @@ def backtest_command(
         bool,
         typer.Option("--full", help="Run slow methods on all series, not on a sample first. Can take many minutes."),
     ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Score only these: before,after is the model before and after fine-tuning."),
+    ] = None,
+    settings: SettingsOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
     json_out: JsonOption = None,
@@ -196,6 +206,13 @@ def backtest_command(
 ) -> None:
     """Compare all methods on your own sales, and say which to use. Offline."""
     place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
+    if compare is not None:
+        from trend_client.change import run_compare
+
+        run_compare(place, compare, horizon=horizon, settings=_settings(settings), json_out=json_out)
+        return
+    if settings is not None:
+        raise UsageError("--settings is about fine-tuning.", "Add --compare before,after, or use personalise.")
     from trend_client.backtest import backtest
     from trend_client.outcome import forecasters, load_model
     from trend_client.screens import show_backtest
@@ -309,11 +326,19 @@ def _place(
     )
 
 
-def _conclude(place: Workplace, *, personal: bool, out: Path | None, json_out: Path | None) -> None:
+def _settings(path: Path | None) -> FineTuneSettings | None:
+    from trend_client.finetune import load_settings
+
+    return None if path is None else load_settings(path)
+
+
+def _conclude(
+    place: Workplace, *, personal: bool, out: Path | None, json_out: Path | None, settings: Path | None = None
+) -> None:
     from trend_client.join import finish
     from trend_client.screens import show_outcome
 
-    outcome = finish(place, personal=personal, out=out)
+    outcome = finish(place, personal=personal, out=out, settings=_settings(settings))
     show_outcome(outcome)
     if json_out is not None:
         _write_outcome(place, outcome, json_out)

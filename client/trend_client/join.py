@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from trend_client.app import make_app
+from trend_client.finetune import FineTuneSettings
 from trend_client.home import ClientHome, Identity
 from trend_client.outcome import Outcome, conclude, load_model, personalise
 from trend_client.session import ClientSession, SessionEvent
@@ -102,7 +103,9 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
     return finish(place, personal=personal)
 
 
-def finish(place: Workplace, *, personal: bool, out: Path | None = None) -> Outcome:
+def finish(
+    place: Workplace, *, personal: bool, out: Path | None = None, settings: FineTuneSettings | None = None
+) -> Outcome:
     """The offline part: personal adapter, backtest, forecasts, report."""
     panel, engine = place.panel(), place.engine()
     with console.status("Preparing the model") as status:
@@ -113,7 +116,7 @@ def finish(place: Workplace, *, personal: bool, out: Path | None = None) -> Outc
         model = load_model(place.home, engine, panel)
         if personal:
             progress("training the personal model (it never leaves)")
-            model = personalise(place.home, engine, panel, model, country=place.country)
+            model = personalise(place.home, engine, panel, model, settings=settings, country=place.country)
         return conclude(
             place.home,
             engine,

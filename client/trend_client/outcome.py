@@ -12,9 +12,11 @@ import pandas as pd
 
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
 from trend_client.engine import Engine
+from trend_client.finetune import FineTuneSettings
 from trend_client.gate import Choice
 from trend_client.home import ClientHome
 from trend_client.outputs import write_backtest, write_forecasts
+from trend_client.parts import rank_of
 from trend_client.report import Privacy, ReportData, SentMessage, write_report
 from trend_client.training import TrainingData
 from trend_client.trial import Tryout
@@ -23,9 +25,10 @@ from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
 from trend_common.scoring import next_origin, origins
+from trend_common.tensors import Tensors
 from trend_common.windows import PanelWindows
 
-__all__ = ["Model", "Outcome", "conclude", "forecasters", "load_model", "personalise"]
+__all__ = ["Model", "Outcome", "conclude", "fine_tune", "forecasters", "load_model", "personalise"]
 
 _BASELINES = ("seasonal-naive", "same-phase-mean", "auto-ets")
 _LOCAL_RANK = 2
@@ -65,7 +68,7 @@ def load_model(home: ClientHome, engine: Engine, panel: SalesPanel, *, horizon: 
     name = home.current_federation()
     known = home.plan(name) if name else None
     if name is None or known is None or known[0].freq != panel.freq:
-        engine.install_local(_LOCAL_RANK)
+        engine.install_local(rank_of(home.personal("local")) or _LOCAL_RANK)
         name, steps, context = "local", horizon or DEFAULT_HORIZON[panel.freq], DEFAULT_CONTEXT[panel.freq]
         shared = None
     else:
@@ -83,17 +86,46 @@ def load_model(home: ClientHome, engine: Engine, panel: SalesPanel, *, horizon: 
 
 
 def personalise(
-    home: ClientHome, engine: Engine, panel: SalesPanel, model: Model, *, country: str | None = None, seed: int = 0
+    home: ClientHome,
+    engine: Engine,
+    panel: SalesPanel,
+    model: Model,
+    *,
+    settings: FineTuneSettings | None = None,
+    country: str | None = None,
+    seed: int = 0,
 ) -> Model:
     """Train the personal adapter from the shared one (or from none) and keep it in the home."""
+    tensors, choices, base = fine_tune(engine, panel, model, settings=settings, country=country, seed=seed)
+    home.save_personal(model.federation, tensors, choices, base)
+    return Model(model.federation, model.horizon, model.context, {**model.adapters, "personal": tensors})
+
+
+def fine_tune(
+    engine: Engine,
+    panel: SalesPanel,
+    model: Model,
+    *,
+    settings: FineTuneSettings | None = None,
+    country: str | None = None,
+    seed: int = 0,
+) -> tuple[Tensors, dict[str, float], str]:
+    """Train a personal model on the sales before validation.
+
+    Returns:
+        Its tensors, the validation measure of each choice tried, and where it started: "shared" or "backbone".
+    """
+    if settings is not None and model.federation == "local":
+        engine.install_local(settings.rank)
     windows = PanelWindows(panel, context=model.context, country=country)
     cut = origins(panel, model.horizon)
     horizon = min(model.horizon, engine.backbone.max_horizon)
     data = TrainingData.of(windows, train_end=windows.step_of(cut.train_end) + 1, horizon=horizon)
     start = model.adapters.get("shared")
-    tensors, choices = engine.personalise(data, start, validation=windows.step_of(cut.validation), seed=seed)
-    home.save_personal(model.federation, tensors, choices, "shared" if start else "backbone")
-    return Model(model.federation, model.horizon, model.context, {**model.adapters, "personal": tensors})
+    tensors, choices = engine.personalise(
+        data, start, validation=windows.step_of(cut.validation), seed=seed, settings=settings
+    )
+    return tensors, choices, "shared" if start else "backbone"
 
 
 def forecasters(engine: Engine, model: Model, *, country: str | None = None) -> dict[str, Forecaster]:

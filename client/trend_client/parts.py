@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trend_common.forecasts import Forecast
 from trend_common.tensors import Tensors
 
-__all__ = ["Parts", "average", "overlaid"]
+__all__ = ["Parts", "average", "overlaid", "rank_of"]
 
 _MEMBER: Final = "member-"
 _LAUNCH: Final = "launch"
@@ -74,3 +74,9 @@ def overlaid(forecast: Forecast, rows: NDArray[np.int64], other: Forecast) -> Fo
     quantiles, mean = forecast.quantiles.copy(), forecast.mean.copy()
     quantiles[rows], mean[rows] = other.quantiles, other.mean
     return replace(forecast, quantiles=quantiles, mean=mean)
+
+
+def rank_of(tensors: Mapping[str, NDArray[np.float32]] | None) -> int | None:
+    """LoRA's r in a stored model; None if there is no adapter in it."""
+    found = (value.shape[0] for name, value in (tensors or {}).items() if name.endswith("lora_A.weight"))
+    return next(found, None)
