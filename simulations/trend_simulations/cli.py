@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from trend_common import __version__
 from trend_common.console import console, run_app, stderr
 from trend_common.errors import UsageError
+from trend_simulations.tune_cli import tune_command
 
 if TYPE_CHECKING:
     from trend_simulations.compare import Watch
@@ -338,6 +339,8 @@ def audit_command(
             "is clear which.",
         )
 
+
+app.command("tune")(tune_command)
 
 main = run_app(app)
 
