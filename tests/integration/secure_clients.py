@@ -48,7 +48,7 @@ def serve(home: Path, invite_path: Path) -> None:
         agreed=lambda order: plans[order.federation],
         sealed=sealed,
         say=lambda event: print(home.name, event.text, flush=True),
-        note=lambda kind, *_, **__: print(home.name, "sends", kind, flush=True),
+        note=lambda kind, *_, **__: sys.stdout.write(f"{home.name} sends {kind}\n"),
     )
     app = ClientApp()
 
