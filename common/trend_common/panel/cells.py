@@ -24,6 +24,12 @@ CONSTANT: Final = "all"
 _MOST_UNREADABLE: Final = 0.2
 _FLAGS: Final = ("promo", "holiday", "open", "closed")
 _TEXTS: Final = ("category", "description", "order")
+_DAY_FIRST: Final = (
+    *("datum", "data", "menge", "umsatz", "preis", "filiale", "artikel", "absatz", "produto"),
+    *("preco", "loja", "venda", "magasin", "boutique", "produit", "quantite", "prix", "vente"),
+    *("jour", "designation", "libelle", "fecha", "tienda", "producto", "cantidad", "precio", "venta"),
+    *("unidades", "articulo"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,23 +105,9 @@ def clean_key(cells: pd.Series) -> pd.Series:
 
 
 def _is_day_first(columns: Mapping[str, str]) -> bool:
-    """Whether the headers are German or Portuguese: there, day comes before month."""
+    """Whether the headers are German, French, Spanish or Portuguese: there, day comes before month."""
     words = {plain(name) for name in columns.values()}
-    speaking = (
-        "datum",
-        "data",
-        "menge",
-        "umsatz",
-        "preis",
-        "filiale",
-        "artikel",
-        "absatz",
-        "produto",
-        "preco",
-        "loja",
-        "venda",
-    )
-    return any(word.startswith(speaking) for word in words)
+    return any(word.startswith(_DAY_FIRST) for word in words)
 
 
 def _numbers(

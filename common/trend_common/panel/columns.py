@@ -21,10 +21,21 @@ NONE: Final = "-"
 """``--columns store=-``: there is no such column, whatever the names say."""
 
 _DATE_PARTS: Final = {
-    "year": ("年份", "年", "ano", "jahr", "year"),
-    "month": ("月份", "月", "mes", "monat", "month"),
-    "week": ("周", "semana", "kalenderwoche", "woche", "kw", "week_no", "week_of_year", "week_number", "week"),
-    "day": ("日", "dia", "tag", "day_of_month", "day"),
+    "year": ("年份", "年", "annee", "ano", "jahr", "year"),
+    "month": ("月份", "月", "mois", "mes", "monat", "month"),
+    "week": (
+        "周",
+        "semaine",
+        "semana",
+        "kalenderwoche",
+        "woche",
+        "kw",
+        "week_no",
+        "week_of_year",
+        "week_number",
+        "week",
+    ),
+    "day": ("日", "jour", "dia", "tag", "day_of_month", "day"),
 }
 _NUMERIC: Final = ("units", "revenue", "price", "stock", "returns", "customers")
 _SINGLE: Final = (

@@ -22,25 +22,26 @@ _MONTHS: Final = {
     name: number
     for number, names in enumerate(
         (
-            "jan januar january janeiro jän jänner",
-            "feb februar february fev fevereiro",
-            "mar march mär märz mrz maerz março marco",
-            "apr april abr abril",
-            "may mai maio",
-            "jun june juni junho",
-            "jul july juli julho",
-            "aug august ago agosto",
-            "sep sept september set setembro",
-            "oct october okt oktober out outubro",
-            "nov november novembro",
-            "dec december dez dezember dezembro",
+            "jan januar january janeiro jän jänner janvier janv ene enero",
+            "feb februar february fev fevereiro février fevrier févr fevr fév febrero",
+            "mar march mär märz mrz maerz março marco mars marzo",
+            "apr april abr abril avr avril",
+            "may mai maio mayo",
+            "jun june juni junho juin junio",
+            "jul july juli julho juil juillet julio",
+            "aug august ago agosto août aout",
+            "sep sept september set setembro septembre septiembre setiembre",
+            "oct october okt oktober out outubro octobre octubre",
+            "nov november novembro novembre noviembre",
+            "dec december dez dezember dezembro déc décembre decembre dic diciembre",
         ),
         1,
     )
     for name in names.split()
 }
 _WEEKDAY: Final = re.compile(
-    r"^(?:mon|tue|wed|thu|fri|sat|sun|mo|di|mi|do|fr|sa|so|seg|ter|qua|qui|sex|sáb|sab|dom)[a-zçáéãíóúâêô\-]*\.?,?\s+(?=\d)"
+    r"^(?!dic)(?:mon|tue|wed|thu|fri|sat|sun|mo|di|mi|do|fr|sa|so|seg|ter|qua|qui|sex|sáb|sab|dom|lun|mardi|martes|mer|jeu|jue|ven|vie)"
+    r"[a-zçáéãíóúâêô\-]*\.?,?\s+(?=\d)"
     r"|^(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+|(?:星期|周)[一二三四五六日天]",
     re.IGNORECASE,
 )
@@ -54,17 +55,17 @@ _FAMILIES: Final = {
     "ymd": r"^(?P<y>\d{4})[-/.年](?P<m>\d{1,2})[-/.月](?P<d>\d{1,2})日?" + _TIME + "$",
     "numeric": r"^(?P<a>\d{1,2})(?P<mark>[-/.])(?P<b>\d{1,2})[-/.](?P<y>\d{4}|\d{2})" + _TIME + "$",
     "compact": r"^(?P<y>(?:19|20)\d{2})(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01])(?:\.0)?$",
-    "day_word": r"^(?P<d>\d{1,2})(?:st|nd|rd|th)?[-./ ]*(?:de )?"
+    "day_word": r"^(?P<d>\d{1,2})(?:st|nd|rd|th|er)?[-./ ]*(?:de )?"
     + _WORD
-    + r"\.?[-/., ]*(?:de )?(?P<y>\d{4}|\d{2})"
+    + r"\.?[-/., ]*(?:del? )?(?P<y>\d{4}|\d{2})"
     + _TIME
     + "$",
     "word_day": "^" + _WORD + r"\.? +(?P<d>\d{1,2})(?:st|nd|rd|th)?,? +(?P<y>\d{4})" + _TIME + "$",
     "year_month": r"^(?P<y>\d{4})(?:[-/.]|年)(?P<m>\d{1,2})月?$",
     "month_year": r"^(?P<m>\d{1,2})[-/.](?P<y>\d{4})$",
-    "word_year": "^" + _WORD + r"\.?[-/., ]*(?:de )?(?P<y>\d{4}|\d{2})$",
-    "week": r"^(?P<y>\d{4})[-/ ]?(?:W|KW)[- ]?(?P<w>\d{1,2})$",
-    "week_year": r"^(?:W|KW|Week)[- ]?(?P<w>\d{1,2})[-/ ]+(?P<y>\d{4})$",
+    "word_year": "^" + _WORD + r"\.?[-/., ]*(?:del? )?(?P<y>\d{4}|\d{2})$",
+    "week": r"^(?P<y>\d{4})[-/ ]?(?:W|KW|S)[- ]?(?P<w>\d{1,2})$",
+    "week_year": r"^(?:W|KW|Week|S|Sem|Semaine|Semana)[- ]?(?P<w>\d{1,2})[-/ ]+(?P<y>\d{4})$",
     "compact_month": r"^(?P<y>(?:19|20)\d{2})(?P<m>0[1-9]|1[0-2])(?:\.0)?$",
     "excel": r"^(?P<serial>[2-6]\d{4})(?:\.\d+)?$",
     "unix": r"^(?P<seconds>1\d{9})(?:\d{3})?(?:\.0)?$",

@@ -22,10 +22,11 @@ def _words(text: str) -> frozenset[str]:
 
 
 _MISSING: Final = _words(
-    "na n/a #n/a nan null none - -- — – . ? k.a. #wert! #value! #ref! #div/0! #bezug! 无 缺 缺失 n.a. nil <na> nat"
+    "na n/a #n/a nan null none - -- — – . ? k.a. #wert! #value! #ref! #div/0! #bezug! 无 缺 缺失 n.a. nil <na> nat "
+    "n/d nd s/d #n/d #valeur! #valor! #ref #name? #num! #null!"
 ) | {"", "k. a."}
-_NO: Final = _words("0 0.0 0,0 0.00 false no n nein não nao f 否 无 off falsch falso none")
-_YES: Final = _words("1 1.0 true yes y ja j sim s 是 x t wahr verdadeiro on ✓")
+_NO: Final = _words("0 0.0 0,0 0.00 false no n nein não nao f 否 无 off falsch falso none non faux")
+_YES: Final = _words("1 1.0 true yes y ja j sim s 是 x t wahr verdadeiro on ✓ oui vrai sí si verdadero")
 _CLUTTER: Final = (
     r"[\s\u00a0\u202f'’`´\"]|R\$|[€$£¥￥元]|EUR|USD|GBP|BRL|CNY|RMB|(?<=[\d\s])(?:Stk|St|pcs|un|kg|件|个)\.?$"
 )
