@@ -1,6 +1,7 @@
-"""What every wrapper of a foreign core does to a window, by that window alone: scale, fill, simple forecast, losses.
+"""What is done to a window by that window alone: scale, fill, simple forecast, losses.
 
-Values are divided by the window's own mean and, where a core has no scaling of its own, put through asinh. Quantiles
+Our own model shares the scale and the spread; the rest is for foreign cores. Values are divided by the window's own
+mean and, where a core has no scaling of its own, put through asinh. Quantiles
 are stated on that scale: a simple forecast (the mean of the last four values of the same phase) plus a residual in
 units of how far values of the same phase lie apart. Nothing here looks at another row of the batch.
 """
@@ -15,20 +16,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trend_common.backbones.base import Batch, ForecastOutput
+from trend_common.backbones.losses import mean_over, no_sale_loss, pinball_steps, poisson_deviance, trend_loss
 from trend_common.covariates import FREQUENCIES, INDEX, SEASON
 from trend_common.tasks import Task, trend_class
 
-__all__ = ["LARGEST", "ScaledWindow", "finish", "normal_scores", "quantile_mean", "read_levels", "window_losses"]
+__all__ = [
+    "LARGEST",
+    "ScaledWindow",
+    "finish",
+    "lag_distance",
+    "normal_scores",
+    "quantile_mean",
+    "read_levels",
+    "window_losses",
+    "window_scale",
+]
 
 LARGEST: Final = 8.0
 """asinh-scale ceiling of a forecast: about 1,500 times the window's mean."""
 
 _PHASES: Final = 4
 _RECENT: Final = 28
-_CALM: Final = 0.05
-"""Added to a window's spread where the loss is divided by it: errors below that share of the mean do not matter."""
-_LOSS_SCALE: Final = 0.3
-"""About the mean spread, so that the loss keeps the size of one that is not divided."""
+_PAIRS: Final = 3
+"""Pairs of values from which on their distance is believed."""
 _MEAN_WEIGHT: Final = 0.1
 _ZERO_WEIGHT: Final = 0.05
 _TREND_WEIGHT: Final = 0.02
@@ -58,14 +68,12 @@ class ScaledWindow:
         """Scale ``batch``."""
         known = batch.past_mask
         raw = batch.past_values * known
-        hint = batch.level_hint
-        has_hint = (hint > 0).to(raw.dtype)
-        scale = (raw.abs().sum(1) + has_hint * hint) / (known.sum(1) + has_hint).clamp(min=1)
-        scale = torch.where(scale > 0, scale, torch.full_like(scale, 0.05)).clamp(min=1e-4)
+        scale = window_scale(raw, known, batch.level_hint)
         values = raw / scale[:, None]
         season = torch.tensor([SEASON[freq] for freq in FREQUENCIES], device=raw.device)[batch.freq]
         base = _same_phase_mean(values, known, season, batch.future_cov.shape[1])
-        return cls(scale, values, known, base, _spread(values, known, season))
+        spread, _ = lag_distance(torch.asinh(values), known, season)
+        return cls(scale, values, known, base, spread.clamp(0.01, 2.0))
 
     @property
     def empty(self) -> Tensor:
@@ -128,18 +136,36 @@ def _same_phase_mean(values: Tensor, known: Tensor, season: Tensor, horizon: int
     return torch.asinh(torch.where(found > 0, total / found.clamp(min=1), level[:, None]))
 
 
-def _spread(values: Tensor, known: Tensor, season: Tensor) -> Tensor:
-    n, steps = values.shape
-    half = values.new_full((n,), 0.5)
-    if steps == 0:
-        return half
-    z = torch.asinh(values)
-    index = torch.arange(steps, device=values.device)[None] - season[:, None]
+def window_scale(values: Tensor, known: Tensor, level_hint: Tensor | None = None) -> Tensor:
+    """[N] the mean of the known values, shrunk to a hint by one pseudo-value; at least a small positive number.
+
+    Args:
+        values: [N, L], 0 where unknown.
+        known: [N, L].
+        level_hint: [N], 0 where there is none.
+    """
+    total, count = values.abs().sum(1), known.sum(1)
+    if level_hint is not None:
+        has = (level_hint > 0).to(values.dtype)
+        total, count = total + has * level_hint, count + has
+    scale = total / count.clamp(min=1)
+    return torch.where(scale > 0, scale, torch.full_like(scale, 0.05)).clamp(min=1e-4)
+
+
+def lag_distance(z: Tensor, known: Tensor, lag: Tensor) -> tuple[Tensor, Tensor]:
+    """How far values lie apart that are ``lag`` [N] steps apart.
+
+    Returns:
+        [N] the mean absolute difference within ``z`` [N, L], 0.5 with fewer than three known pairs; and [N] whether
+        there are three.
+    """
+    index = torch.arange(z.shape[1], device=z.device)[None] - lag[:, None]
     back = index.clamp(min=0)
     pair = known * torch.gather(known, 1, back) * (index >= 0)
     count = pair.sum(1)
     mean = ((z - torch.gather(z, 1, back)).abs() * pair).sum(1) / count.clamp(min=1)
-    return torch.where(count >= 3, mean, half).clamp(0.01, 2.0)
+    enough = count >= _PAIRS
+    return torch.where(enough, mean, torch.full_like(mean, 0.5)), enough
 
 
 def normal_scores(levels: Tensor) -> Tensor:
@@ -207,27 +233,19 @@ def window_losses(
         return None
     known = batch.future_mask
     target = batch.future_values * known / window.scale[:, None]
-    error = torch.asinh(target)[..., None] - scaled
-    steps = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
-    steps = steps * (_LOSS_SCALE / (window.spread + _CALM))[:, None]
+    steps = pinball_steps(scaled, levels, target, window.spread)
     if mean is not None:
-        y = target.clamp(0, 20)
-        steps = steps + _MEAN_WEIGHT * (mean - y * torch.log(mean) - (y - y * torch.log(y.clamp(min=1e-4))))
-    demand = _mean_over(steps, known)
+        steps = steps + _MEAN_WEIGHT * poisson_deviance(mean, target)
+    demand = mean_over(steps, known)
     if no_sale is not None:
-        crossed = F.binary_cross_entropy_with_logits(no_sale, (target <= 0).to(no_sale.dtype), reduction="none")
-        demand = demand + _ZERO_WEIGHT * _mean_over(crossed, known * (1 - batch.future_cov[..., INDEX["closed"]]))
+        open_steps = known * (1 - batch.future_cov[..., INDEX["closed"]])
+        demand = demand + _ZERO_WEIGHT * no_sale_loss(no_sale, target, open_steps)
     if task == "demand":
         return demand
     if trend is None:
         raise ValueError("trend: this model gives no trend class")
-    label = trend_class(window.values, window.known, target, known)
-    change = F.cross_entropy(trend, label.clamp(min=0), reduction="none") * (label >= 0)
+    change = trend_loss(trend, trend_class(window.values, window.known, target, known))
     return change if task == "trend" else demand + _TREND_WEIGHT * change
-
-
-def _mean_over(steps: Tensor, weight: Tensor) -> Tensor:
-    return (steps * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def finish(
