@@ -96,3 +96,15 @@ def test_without_data_the_evaluation_is_left_out_and_said(
     monkeypatch.delenv("TREND_DATA", raising=False)
     assert only_the_evaluation(monkeypatch).main() == 0
     assert "Nothing was measured" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_engines_of_a_simulation_end_with_the_same_weights(tiny_backbone: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    size = ["--clients", "2", "--rounds", "2", "--steps", "2", "--series", "6", "--repeats", "1"]
+    arguments = ["--engines", "floor,trend-sim", *size, "--json", str(target)]
+    run("simulation_peers", "--backbone", str(tiny_backbone), *arguments)
+    found = result(target)
+    assert found["relative_weight_difference"]["trend-sim"] < 0.01
+    assert found["engines"]["floor"]["cpu_s"] > found["training_cpu_s"][0] > 0
+    assert found["engines"]["trend-sim"]["norm"] > 0
