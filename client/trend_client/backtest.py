@@ -17,15 +17,26 @@ import pandas as pd
 
 from trend_client import gate
 from trend_client.contest import Contest, Forecaster, Runner, common, contest
-from trend_client.gate import CHOSEN, Choice, Gain, Window
+from trend_client.gate import CHOSEN, Choice, Gain, Style, Window
 from trend_client.trial import Trial, Tryout, losses
+from trend_client.value import Pricing, Value, last_prices, value
 from trend_common import __version__
 from trend_common.baselines import BASELINES, baseline_forecast
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.metrics import SeasonalError
 from trend_common.panel import SalesPanel
-from trend_common.scoring import Actuals, Origins, Score, actuals, origins, panel_before, scale_of, score
+from trend_common.scoring import (
+    Actuals,
+    Origins,
+    Score,
+    actuals,
+    most_windows,
+    origins,
+    panel_before,
+    scale_of,
+    score,
+)
 
 __all__ = ["METHOD_NAMES", "Backtest", "Forecaster", "MethodResult", "backtest", "baseline_forecasters"]
 
@@ -35,6 +46,7 @@ METHOD_NAMES: Final = {
     "same-phase-mean": "Recent average",
     "auto-ets": "AutoETS",
     "auto-theta": "AutoTheta",
+    "croston": "Croston (intermittent)",
     "zero-shot": "Pretrained model",
     "shared": "Shared model",
     "personal": "Personal model",
@@ -69,6 +81,10 @@ class Backtest:
         sample: Method → scores on the sample on which slow methods were tried: those that were left out, and all of
             ``methods`` on the same series. Empty if none was left out.
         trials: What was tried on a sample first, and what followed.
+        scored_on: Method → validation windows in which it was scored; fewer than all for a model that was trained on
+            the sales of the others.
+        uncalibrated: The choice on the test window before its spread was calibrated.
+        value: The gain in units and money, if a backtest was asked for it.
     """
 
     freq: str
@@ -85,6 +101,9 @@ class Backtest:
     actuals: Actuals
     sample: Mapping[str, MethodResult] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
+    scored_on: Mapping[str, int] = field(default_factory=dict)
+    uncalibrated: Score | None = None
+    value: Value | None = None
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -136,10 +155,29 @@ class Backtest:
             },
             "choice": self.choice.default,
             "chosen": self.choice.counts,
+            "style": self.choice.style,
+            "weights": {name: _number(weight) for name, weight in self.choice.shares.items()},
+            "windows": [str(origin.date()) for origin in self.origins.rolling],
+            "scored_on": dict(self.scored_on),
+            "calibration": self._calibration(),
             "old": self.old,
             "gain": {"validation": _gain(self.validation_gain), "test": _gain(self.test_gain)},
+            "value": None if self.value is None else self.value.to_json(),
             "new_series": self.new_series,
             "verdict": self.verdict,
+        }
+
+    def _calibration(self) -> dict[str, Any] | None:
+        """The factors, and what they did to the coverage on the test window."""
+        if self.uncalibrated is None:
+            return None
+        after, keys = self.methods[CHOSEN].test, ("coverage80", "coverage90", "sql")
+        return {
+            "below": _number(self.choice.calibration.below),
+            "above": _number(self.choice.calibration.above),
+            "windows": self.choice.calibration.windows,
+            "before": {key: _number(self.uncalibrated[key]) for key in keys},  # type: ignore[literal-required]
+            "after": {key: _number(after[key]) for key in keys},  # type: ignore[literal-required]
         }
 
 
@@ -163,8 +201,12 @@ def backtest(
     forecasters: Mapping[str, Forecaster],
     *,
     incumbents: Sequence[str] | None = None,
-    windows: int = 1,
+    windows: int | None = 1,
+    since: Mapping[str, pd.Timestamp] | None = None,
+    style: Style = "choice",
+    calibrate: bool = False,
     tryout: Tryout | None = None,
+    pricing: Pricing | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Backtest:
     """Compare methods on validation, choose, and report the test.
@@ -172,13 +214,18 @@ def backtest(
     Args:
         panel: All sales, the test window included.
         horizon: H.
-        forecasters: Method → forecaster. None may have trained on steps after
-            ``origins(panel, horizon, windows=windows).train_end``.
+        forecasters: Method → forecaster. None may have trained on sales of a window that it is scored in: either on
+            none after ``origins(panel, horizon, windows=windows).train_end``, or ``since`` says so.
         incumbents: The old methods, than which the choice is never worse on validation; default: the statistical
             baselines among ``forecasters``.
-        windows: Validation windows.
+        windows: Validation windows; None takes as many as the history allows, at most
+            :data:`~trend_common.scoring.MOST_WINDOWS`.
+        since: Method → first origin from which it may be scored; models that were trained on this retailer's sales.
+        style: "choice" gives each series one method, "blend" a weighted mean (:mod:`trend_client.gate`).
+        calibrate: Whether the spread of the chosen forecasts is fitted to the validation windows.
         tryout: Slow methods that are run on all series only if a sample shows that they could matter
             (:mod:`trend_client.trial`); None runs every method on all series.
+        pricing: What a unit brings, for the gain in units and money; None leaves it out.
         progress: Called with a method's name before it forecasts.
 
     Raises:
@@ -188,9 +235,10 @@ def backtest(
     old = [name for name in forecasters if name in BASELINES] if incumbents is None else list(incumbents)
     if not old:
         raise ValueError("incumbents: at least one old method is needed to compare with")
-    cut = origins(panel, horizon, windows=windows)
+    count = most_windows(panel, horizon) if windows is None else windows
+    cut = origins(panel, horizon, windows=count)
     run = Runner(forecasters, horizon, progress)
-    found = contest(panel, cut, run, incumbents=old, tryout=tryout)
+    found = contest(panel, cut, run, incumbents=old, since=since, tryout=tryout, style=style, calibrated=calibrate)
     choice = found.choice
     reference = min(found.incumbents, key=lambda name: choice.losses.get(name, math.inf))
     validation_gain = gate.gain(*_pair(found.windows, found.scale, reference), against=reference)
@@ -198,7 +246,7 @@ def backtest(
     # Nothing above has seen the test window; nothing below changes the choice.
     truth = actuals(panel, cut.test, horizon)
     known = panel_before(panel, cut.test)
-    compared = [name for name in found.windows[0].forecasts if name != CHOSEN]
+    compared = [name for name in found.windows[-1].forecasts if name != CHOSEN]
     final = {name: run(name, known, cut.test) for name in compared}
     kept = common([truth.ids, *(one.ids for one in final.values())])
     if not kept:
@@ -207,9 +255,10 @@ def backtest(
             "Remove discontinued products or end the file where sales end.",
         )
     final = {name: one.select(kept) for name, one in final.items()}
-    final[CHOSEN] = choice.apply(final).select(kept)
+    plain = choice.apply(final, calibrated=False).select(kept)
+    final[CHOSEN] = choice.calibration.apply(plain)
     truth = truth.select(kept)
-    scale = scale_of(panel, kept, cut.rolling[0])
+    scale = scale_of(panel, kept, cut.validation)
     test_gain = gate.gain(*_pair([Window(truth.y, final)], scale, reference), against=reference)
     sentences = [gate.verdict(choice, validation_gain, test_gain, names=METHOD_NAMES)]
     sentences += [one.sentence(METHOD_NAMES) for one in found.trials if not one.competitive]
@@ -228,7 +277,23 @@ def backtest(
         actuals=truth,
         sample=_on_sample(found, run, known, cut.test, truth, final, scale),
         trials=found.trials,
+        scored_on={name: sum(name in one.forecasts for one in found.windows) for name in compared},
+        uncalibrated=score(truth.y, plain, scale) if calibrate else None,
+        value=None if pricing is None else _value(panel, cut.test, truth, final, reference, pricing),
     )
+
+
+def _value(
+    panel: SalesPanel,
+    test: pd.Timestamp,
+    truth: Actuals,
+    final: Mapping[str, Forecast],
+    reference: str,
+    pricing: Pricing,
+) -> Value:
+    """The gain of the choice on the test window, at the prices before it."""
+    prices = last_prices(panel, test, truth.ids)
+    return value(truth.y, final[CHOSEN], final[reference], prices, pricing, against=reference)
 
 
 def _results(
@@ -241,7 +306,7 @@ def _results(
     """Scores of all methods of ``test``."""
     return {
         name: MethodResult(
-            _average([score(w.y, w.forecasts[name], scale) for w in windows]),
+            _average([score(w.y, w.forecasts[name], scale) for w in windows if name in w.forecasts]),
             score(test.y, forecast, test_scale),
             seconds.get(name, 0.0),
         )
@@ -276,7 +341,8 @@ def _on_sample(
 
 
 def _pair(windows: Sequence[Window], scale: SeasonalError, old: str) -> tuple[Any, Any]:
-    """[S] losses of the choice and of the old method, over all windows."""
+    """[S] losses of the choice and of the old method, over the windows that the old one is in."""
+    windows = [one for one in windows if old in one.forecasts]
     return losses(windows, CHOSEN, scale), losses(windows, old, scale)
 
 
@@ -287,7 +353,8 @@ def _average(scores: Sequence[Score]) -> Score:
     merged: dict[str, float] = {}
     for key in scores[0]:
         values = [float(one[key]) for one in scores]  # type: ignore[literal-required]
-        merged[key] = max(values) if key in ("series", "dropped") else float(np.mean(values))
+        known = [value for value in values if math.isfinite(value)]
+        merged[key] = max(values) if key in ("series", "dropped") else float(np.mean(known)) if known else math.nan
     return Score(**{**merged, "series": int(merged["series"]), "dropped": int(merged["dropped"])})  # type: ignore[typeddict-item]
 
 

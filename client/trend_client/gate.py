@@ -1,6 +1,9 @@
 """The choice among methods: per series, shrunk towards the retailer's ranking, never worse than the old method.
 
-One validation window says little about a single product, so its verdict is trusted in part only:
+There are two styles. A *choice* gives each series one method, a *blend* a weighted mean of several
+(:mod:`trend_client.weighing`). A blend that was worse on validation than an old method gives way to the choice.
+
+A few validation windows say little about a single product, so its verdict is trusted in part only:
 
 1. A method's loss on a series is its scaled quantile loss; the retailer's *default* is the method of the lowest mean.
 2. What a method promises a series is log(its loss / the default's loss), pulled towards log(its mean / the default's
@@ -20,16 +23,21 @@ Shapes: S series, M methods, H horizon steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trend_common.forecasts import Forecast, choose_rows
+from trend_client.weighing import Evidence, panel_weights, pruned, series_weights
+from trend_common.blending import blend
+from trend_common.calibration import Calibration
+from trend_common.forecasts import Forecast
 from trend_common.metrics import SeasonalError, pinball
 
-__all__ = ["CHOSEN", "Choice", "Gain", "Window", "choose", "compared", "gain", "verdict"]
+__all__ = ["CHOSEN", "Choice", "Gain", "Style", "Window", "choose", "compared", "gain", "verdict"]
+
+Style = Literal["choice", "blend"]
 
 Array = NDArray[np.float64]
 
@@ -42,6 +50,8 @@ _PRIOR_WINDOWS: Final = 2
 _FLOOR: Final = 0.05
 """Part of the median loss that is added to each loss, so that a perfect window does not weigh without bound."""
 
+_ROUNDING: Final = 1e-9
+
 _RESAMPLES: Final = 2000
 _FEWEST_FOR_INTERVAL: Final = 5
 
@@ -51,8 +61,9 @@ class Window:
     """One validation window.
 
     Attributes:
-        y: [S, H] what came to pass, NaN where unknown.
-        forecasts: Method → forecast of the same S series in the same order.
+        y: [S, H] what came to pass, NaN where unknown; a series that cannot be scored here has NaN throughout.
+        forecasts: Method → forecast of the same S series in the same order. A method that was trained on sales of
+            this window is not here, but each is in the last window, and one at least is in all.
     """
 
     y: Array
@@ -61,45 +72,81 @@ class Window:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which method each series gets.
+    """Which method, or mean of methods, each series gets.
 
     Attributes:
-        default: The method for series that were not on validation (new products among them).
-        methods: Series → method.
+        default: The method for series that were not on validation (new products among them), in the style "choice".
+        methods: Series → the method that it gets, or that weighs most in its blend.
         ranking: All methods, best mean loss on validation first.
         losses: Method → mean loss on validation; ``chosen`` is the combination's.
+        style: "choice" or "blend".
+        weights: Series → method → weight, in the style "blend".
+        panel: Method → weight for series that were not on validation, in the style "blend".
+        calibration: What is then done to the spread of the quantiles.
     """
 
     default: str
     methods: Mapping[str, str]
     ranking: tuple[str, ...]
     losses: Mapping[str, float]
+    style: Style = "choice"
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    panel: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Method → number of series, most first."""
+        """Method → number of series that it forecasts, or weighs most for; most first."""
         used = list(self.methods.values())
         return {name: used.count(name) for name in sorted(set(used), key=lambda name: (-used.count(name), name))}
 
-    def apply(self, forecasts: Mapping[str, Forecast]) -> Forecast:
-        """The chosen forecast of every series that any method can forecast.
+    @property
+    def shares(self) -> dict[str, float]:
+        """Method → its mean weight over series, largest first."""
+        total: dict[str, float] = {}
+        for series in self.methods:
+            for name, weight in self.weights_of(series).items():
+                total[name] = total.get(name, 0.0) + weight / len(self.methods)
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
-        A series without a choice, or whose method has no forecast for it, takes the best-ranked method that has one.
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The methods that some series needs, and those for new products."""
+        found = {name for series in self.methods for name in self.weights_of(series)}
+        return tuple(name for name in self.ranking if name in found | set(self.weights_of("")))
+
+    def weights_of(self, series: str) -> Mapping[str, float]:
+        """Method → weight, summing to 1."""
+        if self.style == "choice":
+            return {self.methods.get(series, self.default): 1.0}
+        return self.weights.get(series, self.panel)
+
+    def apply(self, forecasts: Mapping[str, Forecast], *, calibrated: bool = True) -> Forecast:
+        """The combined forecast of every series that any method can forecast.
+
+        The weight of a method that has no forecast of a series falls to the others that the series uses; where it
+        uses none that has one, to the best-ranked method that has one.
 
         Args:
             forecasts: Method → forecast, all of one horizon; a method may lack series, or be absent.
+            calibrated: Whether the calibration is applied as well.
 
         Returns:
             Series in the order of their first appearance over the ranking.
         """
-        order = [name for name in (self.default, *self.ranking) if name in forecasts]
-        available = {name: frozenset(forecasts[name].ids) for name in order}
-        rows: dict[str, str] = {}
-        for name in order:
-            for series in forecasts[name].ids:
-                wanted = self.methods.get(series, self.default)
-                rows.setdefault(series, wanted if series in available.get(wanted, ()) else name)
-        return choose_rows(forecasts, rows)
+        order = [name for name in dict.fromkeys((self.default, *self.ranking)) if name in forecasts]
+        ids = tuple(dict.fromkeys(series for name in order for series in forecasts[name].ids))
+        column = {name: position for position, name in enumerate(order)}
+        weights = np.zeros((len(ids), len(order)))
+        for row, series in enumerate(ids):
+            for name, weight in self.weights_of(series).items():
+                if name in column:
+                    weights[row, column[name]] = weight
+        available = np.stack([np.isin(np.array(ids), forecasts[name].ids) for name in order], axis=1)
+        lost = np.flatnonzero((weights * available).sum(axis=1) <= 0)
+        weights[lost, available[lost].argmax(axis=1)] = 1.0
+        found = blend({name: forecasts[name] for name in order}, ids, weights)
+        return self.calibration.apply(found) if calibrated else found
 
 
 @dataclass(frozen=True)
@@ -127,49 +174,85 @@ class Gain:
         return "better" if self.low > 0 else "worse"
 
 
-def choose(windows: Sequence[Window], scale: SeasonalError, *, incumbents: Sequence[str] = ()) -> Choice:
-    """Choose a method for each series.
+def choose(
+    windows: Sequence[Window], scale: SeasonalError, *, incumbents: Sequence[str] = (), style: Style = "choice"
+) -> Choice:
+    """Choose a method, or weights of methods, for each series.
 
     Args:
-        windows: One or more validation windows with the same series and methods. No method may have trained on them.
+        windows: One or more validation windows of the same series, oldest first. No method may have trained on one
+            that it is in.
         scale: [S] seasonal errors. Series that cannot be scaled take the default; if none can, losses are unscaled.
         incumbents: The old methods, which win ties; each must be among the methods.
+        style: What is wanted. A blend that is worse on validation than an incumbent gives way to the choice.
 
     Raises:
         ValueError: No window or method, or an incumbent that is not among the methods.
     """
-    if not windows or not windows[0].forecasts:
+    if not windows or not windows[-1].forecasts:
         raise ValueError("windows: at least one window with one method is needed")
-    names = list(windows[0].forecasts)
+    names = list(windows[-1].forecasts)
     strange = [name for name in incumbents if name not in names]
     if strange:
         raise ValueError(f"incumbents: {strange[0]!r} is not among the methods {names}")
     # Incumbents first: argmin takes the first of equals, so a newcomer must be strictly better.
     names = [*dict.fromkeys(incumbents), *(name for name in names if name not in incumbents)]
-    ids = windows[0].forecasts[names[0]].ids
+    ids = windows[-1].forecasts[names[0]].ids
     divisor = scale.absolute if scale.usable.any() else np.ones(len(ids))
-    divisor = np.where(divisor > 0, divisor, np.nan)[:, None]
-    loss = np.stack(
-        [_known_mean(np.concatenate([pinball(w.y, w.forecasts[name]) for w in windows], axis=1)) for name in names],
-        axis=-1,
-    )
-    loss = loss / divisor
-    judged = np.flatnonzero(~np.isnan(loss).any(axis=1))
-    if not judged.size:
+    divisor = np.where(divisor > 0, divisor, np.nan)
+    evidence = _evidence(windows, divisor, names)
+    if evidence is None:
         return Choice(names[0], dict.fromkeys(ids, names[0]), tuple(names), {})
-    loss = loss[judged]
-    mean = loss.mean(axis=0)
+    mean = evidence.mean
+    order = np.argsort(mean, kind="stable")
+    ranking = tuple(names[column] for column in order)
+    losses = {names[column]: float(mean[column]) for column in order}
     best = int(np.argmin(mean))
     picked = np.full(len(ids), best)
-    picked[judged] = np.argmin(_promise(loss, mean, best, len(windows)), axis=1)
-    combined = float(loss[np.arange(len(judged)), picked[judged]].mean())
-    order = np.argsort(mean, kind="stable")
-    return Choice(
-        names[best],
-        {name: names[column] for name, column in zip(ids, picked, strict=True)},
-        tuple(names[column] for column in order),
-        {**{names[column]: float(mean[column]) for column in order}, CHOSEN: combined},
+    judged = np.flatnonzero(~np.isnan(evidence.loss[:, evidence.default]))
+    picked[judged] = np.argmin(_promise(evidence, best)[judged], axis=1)
+    single = Choice(
+        names[best], {name: names[column] for name, column in zip(ids, picked, strict=True)}, ranking, losses
     )
+    single = _measured(single, windows, divisor)
+    found = single
+    if style == "blend":
+        pairs = [(window.y, window.forecasts) for window in windows]
+        panel = panel_weights(pairs, divisor, names, evidence)
+        own = series_weights(panel, evidence, prior=_PRIOR_WINDOWS)
+        found = _measured(_blended(single, names, panel, own), windows, divisor)
+        if _above_old(found, incumbents):
+            found = single
+    if _above_old(found, incumbents):  # only where a method that lacks windows misled: the old one it is
+        old = min(incumbents, key=lambda name: losses[name])
+        found = _measured(Choice(old, dict.fromkeys(ids, old), ranking, losses), windows, divisor)
+    return found
+
+
+def _above_old(choice: Choice, incumbents: Sequence[str]) -> bool:
+    best = min((choice.losses[name] for name in incumbents), default=np.inf)
+    return choice.losses[CHOSEN] > best * (1 + _ROUNDING)
+
+
+def _blended(single: Choice, names: Sequence[str], panel: Array, own: Array) -> Choice:
+    """The blend of the given weights [M] and [S, M]."""
+
+    def named(row: Array) -> dict[str, float]:
+        return {names[column]: float(row[column]) for column in np.flatnonzero(row)}
+
+    weights = {series: named(row) for series, row in zip(single.methods, own, strict=True)}
+    heaviest = {series: max(row, key=lambda name: row[name]) for series, row in weights.items()}
+    return replace(single, methods=heaviest, style="blend", weights=weights, panel=named(pruned(panel)))
+
+
+def _measured(choice: Choice, windows: Sequence[Window], divisor: Array) -> Choice:
+    """The choice with its own mean loss on validation."""
+    ids = tuple(choice.methods)
+    rows = [
+        _known_mean(pinball(w.y, choice.apply(w.forecasts, calibrated=False).select(ids))) / divisor for w in windows
+    ]
+    own = _over_windows(np.stack(rows))
+    return replace(choice, losses={**choice.losses, CHOSEN: float(np.nanmean(own))})
 
 
 def gain(chosen: Array, reference: Array, *, against: str, seed: int = 0) -> Gain:
@@ -257,15 +340,46 @@ def _percent(relative: float) -> str:
     return f"{share:.{digits}f} % {'lower' if relative > 0 else 'higher'}"
 
 
-def _promise(loss: Array, mean: Array, best: int, windows: int) -> Array:
-    """[S, M] log loss relative to the default, each series' own shrunk towards the retailer's."""
-    floor = _FLOOR * (np.median(loss) or loss.mean() or 1.0)
-    own = np.log((loss + floor) / (loss[:, [best]] + floor))
-    overall = np.log((mean + floor) / (mean[best] + floor))
-    weight = windows / (windows + _PRIOR_WINDOWS)
-    # ``overall`` is nowhere below 0 (the default has the lowest mean), so a promise below 0 needs ``own`` below
-    # 0. The guarantee in the docstring of this module rests on it: keep this a mean of the two.
-    return np.asarray(weight * own + (1 - weight) * overall)
+def _evidence(windows: Sequence[Window], divisor: Array, names: Sequence[str]) -> Evidence | None:
+    """Each method's losses beside the default's on the same windows; None where nothing can be judged."""
+    series = len(divisor)
+    loss = np.full((len(windows), series, len(names)), np.nan)
+    for row, window in enumerate(windows):
+        for column, name in enumerate(names):
+            if name in window.forecasts:
+                loss[row, :, column] = _known_mean(pinball(window.y, window.forecasts[name])) / divisor
+    everywhere = [column for column, name in enumerate(names) if all(name in one.forecasts for one in windows)]
+    if not everywhere or np.isnan(loss[..., everywhere]).all():
+        return None
+    mean = _over_windows(loss)
+    default = everywhere[int(np.argmin(np.nanmean(mean[:, everywhere], axis=0)))]
+    reference = np.where(np.isnan(loss), np.nan, loss[..., [default]])
+    against = _over_windows(reference)
+    both = ~np.isnan(mean) & ~np.isnan(against)
+    floor = _FLOOR * float(np.nanmedian(mean[:, everywhere]) or np.nanmean(mean[:, everywhere]) or 1.0)
+    own, other = (np.where(both, values, 0.0).sum(axis=0) for values in (mean, against))
+    # A method of few windows is counted as if its ratio to the default had been the same in the others.
+    level = float(np.nanmean(mean[:, default]))
+    total = np.where(other > 0, own / np.where(other > 0, other, 1.0) * level, own / np.maximum(both.sum(axis=0), 1))
+    counted = (~np.isnan(loss)).sum(axis=0)
+    return Evidence(mean, against, counted, default, total, floor)
+
+
+def _promise(evidence: Evidence, best: int) -> Array:
+    """[S, M] log loss relative to the best method, each series' own shrunk towards the retailer's."""
+    share = evidence.windows / (evidence.windows + _PRIOR_WINDOWS)
+    own = evidence.own() - evidence.own()[:, [best]]
+    overall = evidence.overall - evidence.overall[best]
+    # ``overall`` is nowhere below 0 (the best has the lowest mean), so a promise below 0 needs ``own`` below 0. The
+    # guarantee in the docstring of this module rests on it: keep this a mean of the two.
+    return np.asarray(share * own + (1 - share) * overall)
+
+
+def _over_windows(values: Array) -> Array:
+    """Means over the first axis of what is known, NaN where nothing is (and no warning about it)."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    return np.asarray(np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan))
 
 
 def _known_mean(values: Array) -> Array:

@@ -1,8 +1,8 @@
 """A slow method is tried on a sample of series before it is run on all.
 
 AutoETS needs minutes for a thousand daily series, and on many panels it ends up chosen for none of them. So with many
-series it is first scored on validation on a fixed sample, and is left out where the sample shows that it does not
-matter. All of this must hold there:
+series it is first scored on a fixed sample in the last validation window, and is left out where the sample shows that
+it does not matter. All of this must hold there:
 
 1. Its mean loss is clearly above that of the best other old method: the 95 % bootstrap interval over the sampled
    series excludes no difference. Where the sample cannot tell, the method is run on all.
@@ -45,11 +45,13 @@ class Tryout:
         series: Size of the sample.
         above: Frequency → number of series up to which every method is run on all. Weeks and months have short
             histories and no season of seven, so they are quick.
+        windows: Validation windows, the last ones, in which a method that passed its trial is then scored.
     """
 
     methods: tuple[str, ...] = ("auto-ets", "auto-theta")
     series: int = 150
     above: Mapping[str, int] = field(default_factory=lambda: {"D": 300, "W": 2000, "M": 2000})
+    windows: int = 2
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ def sampled(ids: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def losses(windows: Sequence[Window], name: str, scale: SeasonalError) -> NDArray[np.float64]:
-    """[S] a method's scaled quantile losses, averaged over windows; NaN where one is undefined."""
-    found = [series_losses(one.y, one.forecasts[name], scale) for one in windows]
-    return np.asarray(np.mean(found, axis=0))
+    """[S] a method's scaled quantile losses, averaged over the windows where it has one; NaN where it has none."""
+    found = np.stack([series_losses(one.y, one.forecasts[name], scale) for one in windows if name in one.forecasts])
+    known = ~np.isnan(found)
+    count = known.sum(axis=0)
+    return np.asarray(np.where(count > 0, np.where(known, found, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan))
 
 
 def judge(

@@ -1,7 +1,7 @@
-"""What a retailer can do without any learned model: naive forecasts, means of equal weekdays, ETS and Theta.
+"""What a retailer can do without any learned model: naive forecasts, means of equal weekdays, ETS, Theta and Croston.
 
-AutoETS and AutoTheta are statsforecast's. The naive ones are written here because they must live with missing values
-and short histories; on complete series they agree with statsforecast's to the last digit.
+AutoETS, AutoTheta and Croston's method are statsforecast's. The naive ones are written here because they must live
+with missing values and short histories; on complete series they agree with statsforecast's to the last digit.
 
 How quantiles come about:
 
@@ -9,6 +9,9 @@ How quantiles come about:
   residuals times the root of the number of (seasonal) steps ahead. This is what statsforecast's own levels do.
 - ``same-phase-mean``, ``same-phase-mean-4``: empirical, the quantiles of its own in-sample one-step residuals.
 - ``auto-ets``, ``auto-theta``: statsforecast's prediction intervals.
+- ``croston``: for products that sell now and then. The mean is Croston's with the correction of Syntetos and Boylan
+  (2005), statsforecast's; the quantiles are those of the series' own past, scaled to that mean, so that days without
+  a sale keep their share. It knows no season.
 
 All are clipped at zero. Days on which a shop will be closed are not known ahead, so no method sets them to zero.
 Shapes: S series, T steps of history, H horizon steps, Q levels.
@@ -36,13 +39,21 @@ __all__ = ["BASELINES", "MAX_HISTORY", "PHASES", "baseline_forecast", "fill_forw
 
 Array = NDArray[np.float64]
 
-BASELINES: Final = ("naive", "seasonal-naive", "same-phase-mean", "same-phase-mean-4", "auto-ets", "auto-theta")
+BASELINES: Final = (
+    "naive",
+    "seasonal-naive",
+    "same-phase-mean",
+    "same-phase-mean-4",
+    "auto-ets",
+    "auto-theta",
+    "croston",
+)
 
 PHASES: Final = {"D": 8, "W": 8, "M": 4}
 """Values that ``same-phase-mean`` averages: 8 equal weekdays, 8 weeks, 4 equal months."""
 
 MAX_HISTORY: Final = {"D": 364, "W": 208, "M": 120}
-"""Steps of history that AutoETS and AutoTheta look at: a year of days, four of weeks, ten of months.
+"""Steps of history that AutoETS, AutoTheta and Croston look at: a year of days, four of weeks, ten of months.
 
 Neither models the year in daily data (their season is the week), and a second year made both four times slower and
 no better.
@@ -53,6 +64,7 @@ _RUNAWAY: Final = 10.0
 seasonal naive forecast instead."""
 
 _STATISTICAL: Final = {"auto-ets": "AutoETS", "auto-theta": "AutoTheta"}
+_CROSTON: Final = "croston"
 
 
 def baseline_forecast(
@@ -70,7 +82,7 @@ def baseline_forecast(
         panel: Sales; values on or after ``origin`` are not looked at.
         origin: First step to forecast.
         horizon: H.
-        max_history: Steps that AutoETS and AutoTheta may use; default :data:`MAX_HISTORY`.
+        max_history: Steps that AutoETS, AutoTheta and Croston may use; default :data:`MAX_HISTORY`.
 
     Returns:
         Method → forecast, all with the same series in the same order.
@@ -93,6 +105,7 @@ def baseline_forecast(
         return Forecast.repaired(ids, dates, quantiles, mean)
 
     result: dict[str, Forecast] = {}
+    length = max_history or MAX_HISTORY[panel.freq]
     for name in names:
         if name in _STATISTICAL or name in result:
             continue
@@ -100,12 +113,13 @@ def baseline_forecast(
             result[name] = finish(*_lagged(history, np.ones(len(ids), dtype=np.int64), horizon))
         elif name == "seasonal-naive":
             result[name] = finish(*_lagged(history, _seasonal_lags(history, panel.freq), horizon))
+        elif name == _CROSTON:
+            result[name] = finish(*_croston(fill_forward(history, season)[:, -length:], horizon))
         else:
             count = 4 if name == "same-phase-mean-4" else PHASES[panel.freq]
             result[name] = finish(*_phase_mean(history, season, count, horizon))
     statistical = [name for name in dict.fromkeys(names) if name in _STATISTICAL]
     if statistical and ids:
-        length = max_history or MAX_HISTORY[panel.freq]
         filled = fill_forward(history, season)[:, -length:]
         fitted = _statsforecast(statistical, filled, season, horizon)
         spare = _lagged(history, _seasonal_lags(history, panel.freq), horizon)
@@ -199,6 +213,32 @@ def _phase_mean(history: Array, season: int, count: int, horizon: int) -> tuple[
         error = residuals[row][~np.isnan(residuals[row])]
         quantiles[row] = mean[row][:, None] + (np.quantile(error, LEVELS) if error.size else 0.0)
     return quantiles, mean
+
+
+def _croston(filled: Array, horizon: int) -> tuple[Array, Array]:
+    """Quantiles and mean of Croston's method (SBA) with the spread of the series' own past."""
+    if not len(filled):
+        return np.zeros((0, horizon, len(LEVELS))), np.zeros((0, horizon))
+    from statsforecast import StatsForecast, models
+
+    rows, steps = np.nonzero(~np.isnan(filled))
+    frame = pd.DataFrame({"unique_id": rows, "ds": steps, "y": filled[rows, steps]})
+    # The correction is for series that pause; one that sells at every step would be forecast too low by it.
+    chosen = [models.CrostonSBA(), models.CrostonClassic()]
+    engine = StatsForecast(models=chosen, freq=1, n_jobs=1, fallback_model=models.Naive())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = engine.forecast(df=frame, h=horizon)
+    shape = (len(filled), horizon)
+    corrected, plain = (
+        table[name].to_numpy(dtype=np.float64).reshape(shape) for name in ("CrostonSBA", "CrostonClassic")
+    )
+    mean = np.where((filled == 0).any(axis=1)[:, None], corrected, plain)
+    past = np.nanmean(filled, axis=1)
+    mean = np.where(np.isfinite(mean), mean, past[:, None])
+    ratio = np.where(past > 0, mean[:, 0] / np.where(past > 0, past, 1.0), 0.0)
+    spread = np.nanquantile(filled, LEVELS, axis=1).T * np.clip(ratio, 0.0, None)[:, None]
+    return np.repeat(spread[:, None], horizon, axis=1), mean
 
 
 def _mean_known(values: Array) -> Array:

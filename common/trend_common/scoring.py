@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MINIMUM_HISTORY",
+    "MOST_WINDOWS",
     "Actuals",
     "Grid",
     "Origins",
@@ -39,6 +40,7 @@ __all__ = [
     "actuals",
     "future_dates",
     "grid",
+    "most_windows",
     "next_origin",
     "origins",
     "panel_before",
@@ -51,6 +53,9 @@ Array = NDArray[np.float64]
 
 MINIMUM_HISTORY: Final = {"D": 28, "W": 8, "M": 13}
 """Known values that a series needs before an origin to be scored there; with fewer it counts as a new product."""
+
+MOST_WINDOWS: Final = 4
+"""Validation windows that a choice uses where the history is long enough."""
 
 
 class Score(TypedDict):
@@ -89,6 +94,13 @@ class Origins:
     validation: pd.Timestamp
     test: pd.Timestamp
     rolling: tuple[pd.Timestamp, ...]
+
+
+def most_windows(panel: SalesPanel, horizon: int) -> int:
+    """How many validation windows the panel's calendar has room for, at most :data:`MOST_WINDOWS` and at least 1."""
+    steps = len(pd.date_range(panel.start, panel.calendar_end, freq=panel.offset))
+    room = (steps - horizon - MINIMUM_HISTORY[panel.freq]) // horizon
+    return int(min(max(room, 1), MOST_WINDOWS))
 
 
 @dataclass(frozen=True, eq=False)
