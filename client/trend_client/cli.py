@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trend_client.commands import orders
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -342,6 +343,8 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
     }
     write_json(path, body, private=True)
 
+
+orders.register(app)
 
 main = run_app(app)
 
