@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
-from trend_common.backbones.base import LEVELS, Backbone, Batch
+from trend_common.backbones.base import LEVELS, Batch, ForecastOutput
 from trend_common.covariates import INDEX, SEASON
 
-__all__ = ["PATHS", "forecast_steps", "mixture"]
+__all__ = ["PATHS", "Forecaster", "forecast_steps", "mixture"]
 
 PATHS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Quantile levels whose trajectories are followed."""
@@ -27,8 +27,17 @@ PATHS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 _GRID: Final = 99
 
 
+class Forecaster(Protocol):
+    """What can be asked for a block of up to ``max_horizon`` steps: any backbone, or a quick copy of one."""
+
+    max_horizon: int
+
+    def __call__(self, batch: Batch) -> ForecastOutput:
+        """Forecast ``batch``."""
+
+
 def forecast_steps(
-    backbone: Backbone, window: Callable[[int, int], Batch], origin: int, horizon: int
+    backbone: Forecaster, window: Callable[[int, int], Batch], origin: int, horizon: int
 ) -> tuple[Tensor, Tensor]:
     """Forecast ``horizon`` steps, in one block or in several.
 
@@ -86,7 +95,7 @@ def _closing(batch: Batch, known_ahead: Tensor, done: int) -> Batch:
     return replace(batch, future_cov=future)
 
 
-def _block(backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
+def _block(backbone: Forecaster, batch: Batch) -> tuple[Tensor, Tensor]:
     out = backbone(batch)
     open_steps = 1.0 - batch.future_cov[..., INDEX["closed"]]
     return out.quantiles * open_steps[..., None], out.mean * open_steps

@@ -113,9 +113,12 @@ class Backbone(nn.Module, ABC):
         core: The network that carries the adapter; after :func:`trend_common.adapters.attach` a ``PeftModel``.
         task: Which loss :meth:`forward` gives.
         tasks: What ``task`` may be set to.
+        blind_patch: Steps of a patch of history that changes nothing if none of it and none before it is known, so
+            that a forecast can leave it out; 0 where there is no such thing.
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("demand", "trend", "all")
+    blind_patch: int = 0
 
     core: nn.Module
     name: str

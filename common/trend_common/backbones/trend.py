@@ -371,6 +371,7 @@ class TrendBackbone(Backbone):
         self.name = name
         self.max_context = int(core.config.max_context)
         self.max_horizon = int(core.config.max_horizon)
+        self.blind_patch = int(core.config.patch)
         self.task: Task = "demand"
 
     def forward(self, batch: Batch) -> ForecastOutput:
