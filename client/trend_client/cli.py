@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import orders
+from trend_client.commands import orders, serve
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -345,6 +345,7 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
 
 
 orders.register(app)
+serve.register(app)
 
 main = run_app(app)
 
