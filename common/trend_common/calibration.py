@@ -10,9 +10,17 @@ and Ermon 2018, arXiv:1807.00263) by factors as in normalised conformal regressi
 arXiv:1905.03222), but fitted to the quantile loss over all levels rather than to the coverage of one interval.
 
 The loss is convex in a factor and its lowest point is a weighted quantile of (y − m) / (q − m), so the fit is exact.
-Then it is shrunk, on the log scale: a panel's factor towards 1, a series' own towards its panel's. The evidence is
-counted in windows, since the series of one window share its weather. As a shrunk factor lies between 1 and the lowest
-point of a convex loss, it is never worse than no calibration on the windows that it was fitted to.
+Then it is shrunk, on the log scale, and the evidence is counted in windows, since the series of one window share its
+weather:
+
+- a factor for both sides together moves towards 1: W windows weigh W / (W + 1);
+- each side's own moves towards that one: W windows weigh (W − 1) / W, since one window in which all sold more than
+  was thought would narrow one side and widen the other for no good reason;
+- each series' own moves towards its panel's, again by W − 1 windows of its own, against 20.
+
+On ten retail data sets one window with a factor for each side made the next window worse; this does not. A factor of
+the level made things worse however it was shrunk, so there is none. If the result is worse than no calibration on the
+very windows that it was fitted to, which shrinking in part can do, there is none either.
 
 Shapes: S series, H horizon steps, Q quantile levels.
 """
@@ -37,12 +45,12 @@ WIDEST: Final = 4.0
 """Factors beyond these are not believed."""
 
 _PRIOR_WINDOWS: Final = 1.0
-"""Windows that the belief in a panel's factor of 1 is worth."""
+"""Windows that the belief in a panel's factor of 1, and in like factors of its two sides, is worth."""
 
 _PRIOR_ROWS: Final = 10.0
 """The same in rows (a series in a window): few series say little, however many windows there are."""
 
-_PRIOR_SERIES: Final = 10.0
+_PRIOR_SERIES: Final = 20.0
 """Windows of a series' own that its panel's factor is worth."""
 
 _MIDDLE: Final = 0.5
@@ -94,12 +102,16 @@ class Calibration(BaseModel):
             for y, forecast in windows:
                 side.add(y, forecast, known)
             sides.append(side)
-        below, above_ = (side.panel() for side in sides)
-        found: dict[str, tuple[float, float]] = {}
-        if own:
-            names = list(dict.fromkeys(name for side in sides for name in side.rows))
-            found = {name: (sides[0].series(name, below), sides[1].series(name, above_)) for name in names}
-        return cls(below=below, above=above_, series=found, windows=len(windows))
+        below, above = _panel(sides)
+        names = list(dict.fromkeys(name for side in sides for name in side.rows)) if own else []
+        found = {name: (sides[0].series(name, below), sides[1].series(name, above)) for name in names}
+        found = {name: pair for name, pair in found.items() if pair != (below, above)}
+        made = cls(below=below, above=above, series=found, windows=len(windows))
+        # Not worse on its own windows: else the panel's alone, else none.
+        for one in (made, cls(below=below, above=above, windows=len(windows))):
+            if sum(side.gain(one) for side in sides) >= 0:
+                return one
+        return cls(windows=len(windows))
 
     @property
     def changes_nothing(self) -> bool:
@@ -153,7 +165,7 @@ class _Side:
     def __init__(self, above: bool) -> None:
         self._above = above
         self.rows: dict[str, list[tuple[Array, Array, Array]]] = {}
-        self._windows = 0
+        self.windows = 0
 
     def add(self, y: Array, forecast: Forecast, scale: dict[str, float]) -> None:
         """Take one window."""
@@ -165,7 +177,7 @@ class _Side:
         distance = forecast.quantiles[..., wanted] - middle
         share = np.broadcast_to(levels[wanted] if self._above else 1 - levels[wanted], distance.shape)
         usable = ~np.isnan(y)[..., None] & (np.abs(distance) > 0)
-        any_row = False
+        before = len(self.all_rows())
         for row, name in enumerate(forecast.ids):
             kept = usable[row]
             if name not in scale or not kept.any():
@@ -173,30 +185,55 @@ class _Side:
             reach = distance[row][kept]
             ratio = np.broadcast_to(y[row][:, None] - middle[row], kept.shape)[kept] / reach
             self.rows.setdefault(name, []).append((ratio, np.abs(reach) / scale[name], share[row][kept]))
-            any_row = True
-        self._windows += any_row
+        self.windows += len(self.all_rows()) > before
 
-    def panel(self) -> float:
-        """The factor of all series, shrunk towards 1."""
-        rows = [part for parts in self.rows.values() for part in parts]
-        if not rows:
-            return 1.0
-        weight = self._windows / (self._windows + _PRIOR_WINDOWS) * len(rows) / (len(rows) + _PRIOR_ROWS)
-        return _between(1.0, _fit(rows), weight)
+    def all_rows(self) -> list[tuple[Array, Array, Array]]:
+        """The evidence of all series."""
+        return [part for parts in self.rows.values() for part in parts]
 
     def series(self, name: str, panel: float) -> float:
         """A series' own factor, shrunk towards its panel's."""
         rows = self.rows.get(name, [])
-        if not rows:
-            return panel
-        return _between(panel, _fit(rows), len(rows) / (len(rows) + _PRIOR_SERIES))
+        return _between(panel, _fit(rows), (len(rows) - 1) / (len(rows) - 1 + _PRIOR_SERIES)) if rows else panel
+
+    def gain(self, one: Calibration) -> float:
+        """By how much ``one`` lowers the loss on this side."""
+        total = 0.0
+        for name, rows in self.rows.items():
+            factor = one.series.get(name, (one.below, one.above))[self._above]
+            total += sum(_loss(row, 1.0) - _loss(row, factor) for row in rows)
+        return total
+
+
+def _panel(sides: Sequence[_Side]) -> tuple[float, float]:
+    """The factors below and above the median of all series, shrunk towards each other and towards 1."""
+    rows = [side.all_rows() for side in sides]
+    if not any(rows):
+        return 1.0, 1.0
+    both, windows = _fit([*rows[0], *rows[1]]), max(side.windows for side in sides)
+    count = max(len(found) for found in rows)
+    few = count / (count + _PRIOR_ROWS)
+    common = _between(1.0, both, few * windows / (windows + _PRIOR_WINDOWS))
+    apart = few * (windows - 1) / (windows - 1 + _PRIOR_WINDOWS)
+    below, above = (common * (_fit(found) / both) ** apart if found else common for found in rows)
+    return _believed(below), _believed(above)
 
 
 def _fit(rows: Sequence[tuple[Array, Array, Array]]) -> float:
     ratio, weight, share = (np.concatenate([row[part] for row in rows]) for part in range(3))
-    return float(np.clip(spread_factor(ratio, weight, share), NARROWEST, WIDEST))
+    return _believed(spread_factor(ratio, weight, share))
+
+
+def _loss(row: tuple[Array, Array, Array], factor: float) -> float:
+    ratio, weight, share = row
+    error = ratio - factor
+    return float((weight * np.maximum(share * error, (share - 1) * error)).sum())
+
+
+def _believed(factor: float) -> float:
+    return float(np.clip(factor, NARROWEST, WIDEST))
 
 
 def _between(start: float, end: float, weight: float) -> float:
     """The point at ``weight`` of the way on the log scale."""
-    return float(np.clip(start ** (1 - weight) * end**weight, NARROWEST, WIDEST))
+    return _believed(start ** (1 - weight) * end**weight)
