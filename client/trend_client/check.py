@@ -70,6 +70,7 @@ def check(
     freq: str | None = None,
     decimal: str | None = None,
     until: str | None = None,
+    sheet: str | None = None,
     output: Console | None = None,
 ) -> None:
     """Read ``data`` and print columns, shape, range, findings and five example series.
@@ -82,6 +83,7 @@ def check(
         freq: "D", "W" or "M" to fix the frequency.
         decimal: "." or "," to fix the decimal mark.
         until: The export's last day, YYYY-MM-DD, where a person declares it.
+        sheet: The sheet of a workbook, where the file has several.
         output: The console to print to.
 
     Raises:
@@ -103,6 +105,7 @@ def check(
         date_format=date_format,
         decimal=cast("Literal['.', ','] | None", decimal),
         period=None if last is None else (None, last),
+        sheet=sheet,
     )
     if json_out is not None:
         write_json(json_out, summary(panel, version=__version__))

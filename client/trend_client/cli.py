@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import orders, serve
+from trend_client.commands import forecast, orders, serve
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -21,6 +21,7 @@ from trend_client.options import (
     JsonOption,
     OutOption,
     SettingsOption,
+    SheetOption,
     UntilOption,
     VerboseOption,
 )
@@ -61,6 +62,7 @@ def root(
     freq: FreqOption = None,
     decimal: DecimalOption = None,
     until: UntilOption = None,
+    sheet: SheetOption = None,
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
@@ -87,7 +89,7 @@ def root(
         raise UsageError(
             "No server was named.", "Add --server HOST:PORT, or use a command such as check or forecast."
         )
-    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
     from trend_client.join import join
     from trend_client.screens import show_budget, show_outcome
 
@@ -100,12 +102,13 @@ def root(
 
 @app.command("check")
 def check_command(
-    data: Annotated[Path, typer.Option("--data", help="The sales file: CSV, CSV.gz or Parquet.")],
+    data: Annotated[Path, typer.Option("--data", help="The sales file: CSV, CSV.gz, Parquet or Excel.")],
     columns: ColumnsOption = None,
     date_format: DateFormatOption = None,
     freq: FreqOption = None,
     decimal: DecimalOption = None,
     until: UntilOption = None,
+    sheet: SheetOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -113,29 +116,15 @@ def check_command(
     from trend_client.check import check, parse_columns
 
     check(
-        data, parse_columns(columns or []), json_out, date_format=date_format, freq=freq, decimal=decimal, until=until
+        data,
+        parse_columns(columns or []),
+        json_out,
+        date_format=date_format,
+        freq=freq,
+        decimal=decimal,
+        until=until,
+        sheet=sheet,
     )
-
-
-@app.command("forecast")
-def forecast_command(
-    data: DataOption = None,
-    home: HomeOption = None,
-    columns: ColumnsOption = None,
-    date_format: DateFormatOption = None,
-    freq: FreqOption = None,
-    decimal: DecimalOption = None,
-    until: UntilOption = None,
-    country: CountryOption = None,
-    device: DeviceOption = "auto",
-    backbone: BackboneOption = "trend-small",
-    out: OutOption = None,
-    json_out: JsonOption = None,
-    verbose: VerboseOption = False,
-) -> None:
-    """Forecast with the adapters of this home (or the pretrained model alone), and write the report. Offline."""
-    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
-    _conclude(place, personal=False, out=out, json_out=json_out)
 
 
 @app.command("personalise")
@@ -147,6 +136,7 @@ def personalise_command(
     freq: FreqOption = None,
     decimal: DecimalOption = None,
     until: UntilOption = None,
+    sheet: SheetOption = None,
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
@@ -156,7 +146,7 @@ def personalise_command(
     verbose: VerboseOption = False,
 ) -> None:
     """Train the personal model on these sales (it never leaves), then forecast. As often as you like. Offline."""
-    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
     _conclude(place, personal=True, out=out, json_out=json_out, settings=settings)
 
 
@@ -169,6 +159,7 @@ def backtest_command(
     freq: FreqOption = None,
     decimal: DecimalOption = None,
     until: UntilOption = None,
+    sheet: SheetOption = None,
     country: CountryOption = None,
     horizon: Annotated[
         int | None, typer.Option(min=1, max=400, help="Steps ahead. Default: the federation's.")
@@ -182,13 +173,17 @@ def backtest_command(
         typer.Option(metavar="A,B", help="Score only these: before,after is the model before and after fine-tuning."),
     ] = None,
     settings: SettingsOption = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of one unit, for the gain in money. Default: the file's prices.")
+    ] = None,
+    margin: Annotated[float | None, typer.Option(help="Share of the price that is left after the cost.")] = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Compare all methods on your own sales, and say which to use. Offline."""
-    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone)
+    place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
     if compare is not None:
         from trend_client.change import run_compare
 
@@ -196,21 +191,23 @@ def backtest_command(
         return
     if settings is not None:
         raise UsageError("--settings is about fine-tuning.", "Add --compare before,after, or use personalise.")
-    from trend_client.backtest import backtest
-    from trend_client.outcome import forecasters, load_model
+    from trend_client.outcome import forecasters, load_model, measured
     from trend_client.screens import show_backtest
-    from trend_client.trial import Tryout
+    from trend_client.value import Pricing
     from trend_common.files import write_json
+
+    pricing = Pricing(price, margin)
 
     panel, engine = place.panel(), place.engine()
     with console.status("Preparing the model") as status:
         model = load_model(place.home, engine, panel, horizon=horizon)
-        result = backtest(
+        result = measured(
             panel,
-            model.horizon,
+            model,
             forecasters(engine, model, country=place.country),
-            tryout=None if full else Tryout(),
-            progress=lambda name: status.update(f"Backtest: {name}"),
+            pricing=pricing,
+            full=full,
+            progress=lambda name: status.update(name.capitalize()),
         )
     show_backtest(result)
     if json_out is not None:
@@ -283,6 +280,7 @@ def _place(
     device: str = "auto",
     backbone: str = "trend-small",
     *,
+    sheet: str | None = None,
     needs_data: bool = True,
 ) -> Workplace:
     from trend_client.check import parse_columns, parse_day
@@ -302,6 +300,7 @@ def _place(
         date_format=date_format,
         decimal=decimal,
         until=parse_day(until),
+        sheet=sheet,
         country=country,
         device=device,
         backbone=backbone,
@@ -344,6 +343,7 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
     write_json(path, body, private=True)
 
 
+forecast.register(app)
 orders.register(app)
 serve.register(app)
 

@@ -69,6 +69,7 @@ class DataSource(_Stored):
     until: str | None = None
     date_format: str | None = None
     decimal: str | None = None
+    sheet: str | None = None
     country: str | None = None
 
 
@@ -247,11 +248,25 @@ class ClientHome:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return str(found["federation"])
 
-    def save_personal(self, name: str, tensors: Tensors, choices: dict[str, float], base: str) -> None:
-        """Keep the personal adapter, which never leaves, and from which shared adapter it started."""
+    def save_personal(
+        self, name: str, tensors: Tensors, choices: dict[str, float], base: str, *, unseen_from: str | None = None
+    ) -> None:
+        """Keep the personal adapter, which never leaves, from what it started, and the first day it has not seen."""
         folder = private_directory(self.federation(name))
         write_tensors(folder / "personal.safetensors", tensors)
-        write_json(folder / "personal.json", {"started_from": base, "validation_wql": choices}, private=True)
+        write_json(
+            folder / "personal.json",
+            {"started_from": base, "validation_wql": choices, "unseen_from": unseen_from},
+            private=True,
+        )
+
+    def personal_seen(self, name: str) -> str | None:
+        """The first day that the personal adapter's training has not seen, YYYY-MM-DD; None if nobody noted it."""
+        try:
+            found = json.loads((self.federation(name) / "personal.json").read_text("utf-8")).get("unseen_from")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
 
     def personal(self, name: str) -> Tensors | None:
         """The personal adapter, if there is one."""

@@ -21,6 +21,7 @@ __all__ = [
     "JsonOption",
     "OutOption",
     "SettingsOption",
+    "SheetOption",
     "UntilOption",
     "VerboseOption",
 ]
@@ -29,7 +30,7 @@ HomeOption = Annotated[
     Path | None, typer.Option("--home", help="This client's folder. Default: $TREND_CLIENT_HOME or ~/.trend-client.")
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="The sales file: CSV, CSV.gz or Parquet. Default: the last one used.")
+    Path | None, typer.Option("--data", help="The sales file: CSV, Parquet or Excel. Default: the last one used.")
 ]
 ColumnsOption = Annotated[
     list[str] | None,
@@ -43,6 +44,9 @@ UntilOption = Annotated[
     typer.Option(
         "--until", metavar="DATE", help="The export's last day, YYYY-MM-DD: declared, not read off the rows."
     ),
+]
+SheetOption = Annotated[
+    str | None, typer.Option("--sheet", metavar="NAME", help="Sheet of a workbook; '*': all with the same columns.")
 ]
 CountryOption = Annotated[
     str | None, typer.Option("--country", metavar="DE", help="Public holidays of this country, if the file has none.")

@@ -34,6 +34,7 @@ class Workplace:
         data: The sales file; None takes the one that this home used last.
         columns, freq, date_format, decimal: How to read it; kept for the next time.
         until: The export's last day, YYYY-MM-DD, where a person declares it; kept with the file.
+        sheet: The sheet of a workbook; kept with the file.
         country: For public holidays where the file has none.
         device: "auto", "cpu", "cuda" or "mps".
         backbone: Name or folder.
@@ -50,6 +51,7 @@ class Workplace:
         date_format: str | None = None,
         decimal: str | None = None,
         until: str | None = None,
+        sheet: str | None = None,
         country: str | None = None,
         device: str = "auto",
         backbone: str = "trend-small",
@@ -66,6 +68,7 @@ class Workplace:
                 date_format=date_format,
                 decimal=decimal,
                 until=until,
+                sheet=sheet,
                 country=country,
             )
         else:
@@ -91,6 +94,7 @@ class Workplace:
             date_format=source.date_format,
             decimal=source.decimal,  # type: ignore[arg-type]
             period=None if source.until is None else (None, source.until),
+            sheet=source.sheet,
         )
         if self._given:
             self.home.save_data_source(source)

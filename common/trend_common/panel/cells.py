@@ -88,6 +88,7 @@ def parse_cells(
     report.found(
         "padded_text", padded, f"{padded} store or product name(s) have spaces around or inside them to spare."
     )
+    _formula_names(rows, report)
     keep = _usable(rows, long, dates.unreadable, date_name, report)
     rows = rows[keep].reset_index(drop=True) if not keep.all() else rows
     _constants(rows, report)
@@ -95,13 +96,29 @@ def parse_cells(
 
 
 def clean_key(cells: pd.Series) -> pd.Series:
-    """Names without spaces around them, single spaces inside, and without Excel's ``.0`` behind whole numbers."""
+    """Names without spaces around them, single spaces inside, and without Excel's ``.0`` behind whole numbers.
+
+    Control characters (they can steer a terminal) go, and so does the wrapping of Excel's ``="00123"``.
+    """
     codes, distinct = pd.factorize(cells.astype(object).where(cells.notna(), ""))
     text = (
         pd.Series(distinct, dtype=object).astype(str).str.replace(r"[\s\u00a0\u3000]+", " ", regex=True).str.strip()
     )
-    text = text.str.replace(r"^(\d+)\.0$", r"\1", regex=True)
+    text = text.str.replace(r"[\x00-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]", "", regex=True)
+    text = text.str.replace(r"^(\d+)\.0$", r"\1", regex=True).str.replace(r'^="([^"]*)"$', r"\1", regex=True)
     return pd.Series(text.to_numpy(dtype=object)[codes])
+
+
+def _formula_names(rows: pd.DataFrame, report: Report) -> None:
+    """Names that a spreadsheet would compute; plain negative numbers are none."""
+    names: set[str] = set()
+    for role in ("store", "product", "unique_id", "category", "description"):
+        if role in rows:
+            distinct = pd.Series(rows[role].unique(), dtype=object).astype(str)
+            names.update(distinct[distinct.str.match(r"[=+\-@](?![\d.,\s]*$)")])
+    report.found(
+        "formula_names", len(names), f"{len(names)} name(s) begin like a formula, such as {min(names, default='')!r}."
+    )
 
 
 def _is_day_first(columns: Mapping[str, str]) -> bool:

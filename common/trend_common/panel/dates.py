@@ -124,13 +124,15 @@ def parse_dates(
     """
     if pd.api.types.is_datetime64_any_dtype(cells):
         stamps = cells.dt.tz_localize(None) if getattr(cells.dt, "tz", None) is not None else cells
+        given = stamps.notna().to_numpy()
+        stamps = stamps.where(stamps.dt.year.between(*_YEARS))
         days = stamps.dt.normalize().astype("datetime64[ns]").reset_index(drop=True)
         minutes = (
             tuple(int(m) for m in np.unique(stamps.dropna().dt.minute))
-            if (stamps != stamps.dt.normalize()).any()
+            if (stamps.dropna() != stamps.dropna().dt.normalize()).any()
             else ()
         )
-        return ParsedDates(days, minutes, False, np.zeros(len(days), dtype=bool))
+        return ParsedDates(days, minutes, False, given & days.isna().to_numpy())
     codes, distinct = pd.factorize(cells.fillna("").astype(str).str.strip())
     texts = pd.Series(distinct, dtype=object)
     if date_format is not None:

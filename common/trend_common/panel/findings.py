@@ -15,6 +15,12 @@ __all__ = ["CATALOGUE", "Report"]
 CATALOGUE: Final[dict[str, tuple[Severity, str]]] = {
     # The file's format
     "encoding": ("info", "decoded with this encoding"),
+    "broken_characters": ("warning", "each damaged character became a question mark"),
+    "double_encoded": ("warning", "kept as they are; export again as UTF-8 to mend the names"),
+    "control_characters": ("info", "characters that no name has removed"),
+    "sheets": ("warning", "one sheet is read; --sheet NAME takes another, --sheet '*' all with the same columns"),
+    "formulas": ("info", "the values that the formulas had when the file was saved are used"),
+    "merged_cells": ("info", "each cell of a merged block has the block's value"),
     "decimal_comma": ("info", "read with a decimal comma"),
     "ambiguous_thousands": ("warning", "read as stated; --decimal says otherwise"),
     "title_lines": ("info", "lines above the header skipped"),
@@ -55,6 +61,11 @@ CATALOGUE: Final[dict[str, tuple[Severity, str]]] = {
     "bad_dates": ("warning", "rows dropped"),
     "bad_numbers": ("warning", "treated as unknown"),
     "padded_text": ("info", "spaces around store and product names removed"),
+    "formula_names": (
+        "warning",
+        "kept; files written here put an apostrophe before them, so that no sheet runs them",
+    ),
+    "future_dates": ("warning", "kept; check for a mistyped year"),
     "blank_keys": ("warning", "rows without a store or product dropped"),
     "outside_period": ("info", "rows outside the given period dropped"),
     "declared_end": ("info", "the calendar goes on to the declared last day"),

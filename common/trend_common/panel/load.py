@@ -52,8 +52,9 @@ def read(
     decimal: Decimal | None = None,
     period: Period | None = None,
     name: str | None = None,
+    sheet: str | None = None,
 ) -> SalesPanel:
-    """Read a sales file: CSV, CSV.gz or Parquet; long, wide or order lines.
+    """Read a sales file: CSV, CSV.gz, Parquet or a workbook; long, wide, a column per date, or order lines.
 
     Args:
         path: The file.
@@ -64,13 +65,14 @@ def read(
         period: First and last day of the export, either of them None for the file's own; rows outside are dropped,
             but for plans (a price, promotion or holiday without units) after the last day.
         name: The panel's name on the person's own screen; the file's stem if None.
+        sheet: The sheet of a workbook; None takes the one that fits, "*" all with the same columns.
 
     Raises:
         DataError: The file cannot be used; the message lists every problem with what to do.
         UsageError: An option makes no sense.
     """
     report = Report()
-    raw = read_table(Path(path), report)
+    raw = read_table(Path(path), report, sheet=sheet, columns=columns)
     wishes = _Wishes(columns or {}, freq, date_format, decimal, period)
     return _panel(raw, name or Path(path).name.split(".")[0], wishes, report)
 
@@ -185,6 +187,9 @@ def _cells(raw: RawTable, layout: Layout, wishes: _Wishes, report: Report) -> tu
         )
         rows = rows[~identical].reset_index(drop=True)
     _far_dates(rows, report)
+    tomorrow = pd.Timestamp.now().normalize() + pd.Timedelta(days=1)
+    future = int(((rows["ds"] > tomorrow) & rows["y"].notna()).sum())
+    report.found("future_dates", future, f"{future} row(s) with units are dated after today.")
     if not orders and cells.minutes:
         report.found("sub_daily", len(rows), "The dates have times of day.")
     return Cells(rows, cells.minutes, cells.monthly, cells.has_ids), orders

@@ -37,6 +37,8 @@ _DOT: Final = (
     r"^[-+(−]*(?:\d{1,3}(?:,\d{3})+\.\d+|0?\.\d+|\d+\.(?:\d{1,2}|\d{4,})|\d{4,}\.\d+|\d{1,3}(?:,\d{3}){2,})[-)]*$"
 )
 _SHOWN: Final = 5000
+_LARGEST: Final = 1e15
+"""Larger numbers (infinity too) are mistakes, and sums of them are not exact any more."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ def parse_numbers(cells: pd.Series, decimal: Decimal = ".") -> ParsedNumbers:
 
 
 def _finite(values: NDArray[np.floating], unreadable: NDArray[np.bool_]) -> ParsedNumbers:
-    infinite = np.isinf(values)
-    return ParsedNumbers(np.where(infinite, np.nan, values), unreadable | infinite)
+    with np.errstate(invalid="ignore"):
+        beyond = np.abs(values) > _LARGEST
+    return ParsedNumbers(np.where(beyond, np.nan, values), unreadable | beyond)
 
 
 def _parse_slowly(text: pd.Series, decimal: Decimal) -> NDArray[np.float64]:

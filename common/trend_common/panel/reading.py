@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import decimal
 import io
 import re
-import warnings
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,16 +16,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_common.panel.encoding import decode, read_bytes
+from trend_common.errors import DataError, UsageError
+from trend_common.panel.body import parse_body
+from trend_common.panel.encoding import HEAD, as_utf8, read_bytes
 from trend_common.panel.findings import Report
-from trend_common.panel.vocabulary import known_role
+from trend_common.panel.header import header_line, shown, unique_names, usual_width
+from trend_common.panel.workbook import is_workbook, read_workbook
 
 __all__ = ["RawTable", "read_table"]
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SAMPLE_LINES: Final = 200
-_HEADER_WITHIN: Final = 40
-_NUMBER: Final = re.compile(r"^[\s\d.,'+\-−€$£¥%()/:]+$")
+_MOST_COLUMNS: Final = 50_000
+_MOST_BREAKS: Final = 20
+_DOUBLE: Final = re.compile(r"[Ã][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]")
 
 
 @dataclass(frozen=True)
@@ -41,58 +45,123 @@ class RawTable:
     separator: str
 
 
-def read_table(path: Path, report: Report) -> RawTable:
-    """Read CSV, CSV.gz or Parquet, told apart by content.
+def read_table(
+    path: Path, report: Report, *, sheet: str | None = None, columns: Mapping[str, str] | None = None
+) -> RawTable:
+    """Read CSV, CSV.gz, Parquet or a workbook of Excel or LibreOffice, told apart by content.
+
+    Args:
+        path: The file.
+        report: Where findings go.
+        sheet: The sheet of a workbook; None takes the one that fits, "*" all that have the same columns.
+        columns: Role -> column name as a person said, for telling which sheet fits.
 
     Raises:
         DataError: The file cannot be read as a table; the message says why.
+        UsageError: A sheet was named and the file has none.
     """
     raw = read_bytes(path)
+    if is_workbook(raw):
+        return RawTable(read_workbook(raw, report, sheet=sheet, columns=columns or {}), "")
+    if sheet is not None:
+        raise UsageError(f"--sheet {sheet}: {path.name} is no workbook.", "Leave --sheet out.")
     if raw[:4] == b"PAR1":
         return RawTable(_read_parquet(raw, report), "")
-    text, encoding = decode(raw)
-    if encoding != "utf-8":
+    text, encoding, broken = as_utf8(raw)
+    del raw
+    if encoding not in ("utf-8", "utf-8-sig"):
         report.found("encoding", 1, f"The text is in {encoding}.")
+    report.found("broken_characters", broken, f"{broken} character(s) are damaged in the file's {encoding} text.")
     return _read_text(text, report)
 
 
 def _read_parquet(raw: bytes, report: Report) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(io.BytesIO(raw))
+    except MemoryError:
+        raise
     except Exception as error:  # pyarrow raises many kinds for a damaged file
-        raise report.fail(f"The Parquet file cannot be read ({error}).", "Export it again.") from error
+        raise report.fail(
+            f"The Parquet file cannot be read ({str(error).splitlines()[0]}).", "Export or copy it again."
+        ) from error
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index()
-    frame.columns = pd.Index([str(column) for column in frame.columns])
+    frame.columns = pd.Index(unique_names([str(column) for column in frame.columns], len(frame.columns), report))
+    nested = [name for name in frame.columns if _is_nested(frame[name])]
+    report.found("unused_columns", len(nested), f"Lists and structures: {', '.join(map(repr, nested))}.")
+    frame = frame.drop(columns=nested)
+    for name in frame.columns:
+        if isinstance(frame[name].dtype, pd.CategoricalDtype):
+            frame[name] = frame[name].astype(frame[name].cat.categories.dtype)
+        elif frame[name].dtype == object and isinstance(_first(frame[name]), decimal.Decimal):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
     return frame
 
 
-def _read_text(text: str, report: Report) -> RawTable:
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n", 1)
-    declared = re.fullmatch(r"\s*sep=(.)\s*", lines[0], re.IGNORECASE)  # Excel's own hint
-    if declared and len(lines) > 1:
-        text = lines[1]
-    sample = "\n".join(islice((line for line in text.split("\n") if line.strip()), _SAMPLE_LINES))
-    separator = declared.group(1) if declared else _separator(sample)
-    cells = list(csv.reader(io.StringIO(sample), delimiter=separator))
+def _first(cells: pd.Series) -> object:
+    known = cells.first_valid_index()
+    return None if known is None else cells[known]
+
+
+def _is_nested(cells: pd.Series) -> bool:
+    return cells.dtype == object and isinstance(_first(cells), (list, dict, np.ndarray, tuple, bytes))
+
+
+def _read_text(text: bytes, report: Report) -> RawTable:
+    """A table of UTF-8 text. Only its head becomes a ``str``; the body is handed to the parser as it is."""
+    if b"\0" in text:
+        zeros = text.count(b"\0")
+        report.found("control_characters", zeros, f"The text has {zeros} zero byte(s).")
+        text = text.replace(b"\0", b"")
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    start = 0
+    declared = re.match(rb"\s*sep=(.)[ \t]*(?:\n|$)", text[:200], re.IGNORECASE)  # Excel's own hint
+    if declared:
+        start = declared.end()
+    head = text[start : start + HEAD].decode("utf-8", errors="ignore")
+    whole = len(text) <= start + HEAD
+    lines = head.split("\n") if whole else head.split("\n")[:-1]
+    sample = "\n".join(islice((line for line in lines if line.strip()), _SAMPLE_LINES))
+    try:
+        separator = declared.group(1).decode("ascii", errors="replace") if declared else _separator(sample)
+        cells = list(csv.reader(io.StringIO(sample), delimiter=separator))
+    except csv.Error as error:
+        raise _unclosed(report, f"a cell of more than {csv.field_size_limit() >> 10} KiB") from error
     cells = [row for row in cells if any(cell.strip() for cell in row)]
-    width = _usual_width(cells)
+    if any(cell.count("\n") > _MOST_BREAKS for row in cells for cell in row):
+        raise _unclosed(report, f"a cell that goes on over more than {_MOST_BREAKS} lines")
+    width = usual_width(cells)
+    if width > _MOST_COLUMNS:
+        raise report.fail(f"The lines have {width:,} cells.", f"At most {_MOST_COLUMNS:,} columns are read.")
     if width < 2:
         raise report.fail(
             "Every line has a single cell: no separator (comma, semicolon, tab or |) was found.",
             "Export a table with at least a date column and a units column.",
         )
-    header_at = _header_line(cells, width, report)
+    header_at = header_line(cells, width, report)
     header = [cell.strip() for cell in cells[header_at]]
-    report.found(
-        "title_lines", header_at, f"{header_at} line(s) stand above the header: {_shown(cells[:header_at])}."
-    )
-    body = _after_header(text, cells[header_at], separator, header_at)
-    data_width = max(len(header), _usual_width(cells[header_at + 1 :]) if len(cells) > header_at + 1 else 0)
-    names = _names(header, data_width, report)
-    frame = _parse(body, separator, names, report)
+    report.found("title_lines", header_at, f"{header_at} line(s) stand above the header: {shown(cells[:header_at])}.")
+    _double_encoded(sample, report)
+    start = _after_header(text, start, head, separator, header_at)
+    data_width = max(len(header), usual_width(cells[header_at + 1 :]) if len(cells) > header_at + 1 else 0)
+    names = unique_names(header, data_width, report)
+    frame = parse_body(memoryview(text)[start:], separator, names, report)
     return RawTable(_trimmed(frame, header, report), separator)
+
+
+def _unclosed(report: Report, what: str) -> DataError:
+    return report.fail(
+        f"The lines cannot be split into cells: there is {what}.",
+        'Look for an unclosed quotation mark ("), or export without line breaks inside of cells.',
+    )
+
+
+def _double_encoded(sample: str, report: Report) -> None:
+    count = len(_DOUBLE.findall(sample))
+    report.found(
+        "double_encoded", count, f"Names such as {_DOUBLE.findall(sample)[0]!r} were encoded twice." if count else ""
+    )
 
 
 def _separator(sample: str) -> str:
@@ -100,7 +169,7 @@ def _separator(sample: str) -> str:
 
     def quality(separator: str) -> tuple[float, int]:
         rows = [row for row in csv.reader(io.StringIO(sample), delimiter=separator) if row]
-        width = _usual_width(rows)
+        width = usual_width(rows)
         return (0.0, 0) if width < 2 else (sum(len(row) == width for row in rows) / len(rows), width)
 
     by_quality = {separator: quality(separator) for separator in _SEPARATORS}
@@ -108,92 +177,19 @@ def _separator(sample: str) -> str:
     return max(by_quality, key=lambda s: (round(by_quality[s][0], 1), by_quality[s][1]))
 
 
-def _usual_width(rows: list[list[str]]) -> int:
-    widths = Counter(len(row) for row in rows)
-    return max(widths, key=lambda width: (widths[width], width)) if widths else 0
-
-
-def _header_line(cells: list[list[str]], width: int, report: Report) -> int:
-    """The first line that has names in nearly all cells; one with a known name is preferred."""
-    candidates = []
-    for position, row in enumerate(cells[:_HEADER_WITHIN]):
-        filled = [cell for cell in row if cell.strip()]
-        numbers = sum(bool(_NUMBER.match(cell)) for cell in filled)
-        if len(filled) < max(2, 0.5 * width):
-            continue
-        if any(known_role(cell) for cell in filled):
-            return position
-        if numbers == 0:
-            candidates.append(position)
-    if candidates:
-        return candidates[0]
-    raise report.fail(
-        f"There is no header line: the first line is {_shown(cells[:1])}.",
-        "Put the columns' names in the first line, for example: date,store,product,units",
-    )
-
-
-def _after_header(text: str, header: list[str], separator: str, header_at: int) -> str:
-    """The text below the header line, which may itself span lines inside quotes."""
-    buffer = io.StringIO(text)
-    reader = csv.reader(buffer, delimiter=separator)
+def _after_header(text: bytes, start: int, head: str, separator: str, header_at: int) -> int:
+    """Where the text below the header begins; the header may itself span lines inside quotes."""
+    reader = csv.reader(io.StringIO(head), delimiter=separator)
     consumed = 0
     for row in reader:
         if any(cell.strip() for cell in row):
             if consumed == header_at:
                 break
             consumed += 1
-    return text.split("\n", reader.line_num)[-1]
-
-
-def _names(header: list[str], width: int, report: Report) -> list[str]:
-    """Unique names: an empty one by its place, a second equal one with its number."""
-    names: list[str] = []
-    doubled = 0
-    for position in range(width):
-        name = header[position] if position < len(header) else ""
-        name = name or f"column {position + 1}"
-        if name in names:
-            doubled += 1
-            number = 2
-            while f"{name} ({number})" in names:
-                number += 1
-            name = f"{name} ({number})"
-        names.append(name)
-    report.found("duplicate_header", doubled, f"{doubled} column name(s) stand twice in the header.")
-    return names
-
-
-def _parse(body: str, separator: str, names: list[str], report: Report) -> pd.DataFrame:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            frame = pd.read_csv(
-                io.StringIO(body),
-                sep=separator,
-                header=None,
-                names=names,
-                index_col=False,
-                dtype=str,
-                na_filter=False,
-                skip_blank_lines=True,
-                on_bad_lines="warn",
-            )
-        except pd.errors.EmptyDataError:
-            frame = pd.DataFrame(columns=names, dtype=str)
-        except pd.errors.ParserError as error:
-            raise report.fail(
-                f"The lines cannot be split into cells ({str(error).strip()}).",
-                "Look for an unclosed quotation mark.",
-            ) from error
-    skipped = sum(str(warning.message).count("Skipping line") for warning in caught)
-    if skipped > max(20, 0.2 * (len(frame) + skipped)):
-        raise report.fail(
-            f"{skipped} of {len(frame) + skipped} lines have more cells than the header.",
-            "Often decimal commas in a comma-separated file: export with semicolons or with quoted numbers.",
-        )
-    report.found("ragged_lines", skipped, f"{skipped} line(s) have more cells than the header.")
-    return frame.fillna("")
+    for _ in range(reader.line_num):
+        end = text.find(b"\n", start)
+        start = len(text) if end < 0 else end + 1
+    return start
 
 
 def _trimmed(frame: pd.DataFrame, header: list[str], report: Report) -> pd.DataFrame:
@@ -224,7 +220,3 @@ def _blank_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
     blank = np.zeros(len(frame), dtype=bool)
     blank[at] = True
     return blank
-
-
-def _shown(rows: list[list[str]]) -> str:
-    return "; ".join(" ".join(cell for cell in row if cell.strip())[:60] for row in rows[:3])
