@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trend_common.panel.dates import parse_dates
 from trend_common.panel.findings import Report
 from trend_common.panel.model import KNOWN_AHEAD, OWN
-from trend_common.panel.numeric import Decimal, decimal_of, mostly_numeric, parse_flags, parse_numbers
+from trend_common.panel.numeric import Decimal, decimal_of, filled, mostly_numeric, parse_flags, parse_numbers
 from trend_common.panel.vocabulary import known_role, plain
 
 __all__ = ["Cells", "clean_key", "parse_cells"]
@@ -84,7 +84,7 @@ def parse_cells(
         if role in long:
             rows[role] = clean_key(long[role])
             if long[role].dtype == object:
-                padded += int((long[role].astype(str) != rows[role]).sum())
+                padded += int((long[role].to_numpy() != rows[role].to_numpy())[filled(long[role])].sum())
     report.found(
         "padded_text", padded, f"{padded} store or product name(s) have spaces around or inside them to spare."
     )
@@ -138,7 +138,7 @@ def _numbers(
     ahead = np.zeros(len(long), dtype=bool)
     for role in (*KNOWN_AHEAD, *own_ahead):
         if role in long:
-            ahead |= (long[role].notna() & (long[role].astype(str).str.strip() != "")).to_numpy()
+            ahead |= filled(long[role])
     rows["ahead"] = ahead
     unreadable: dict[str, int] = {}
     # A column of one's own may hold numbers, marks or names (of a holiday, of an event): a name counts as yes.
@@ -151,11 +151,11 @@ def _numbers(
         parsed = parse_numbers(long[role], marks.get(role, "."))
         rows["y" if role == "units" else role] = parsed.values
         bad = int(parsed.unreadable.sum())
-        filled = bad + int(np.isfinite(parsed.values).sum())
-        if role == "units" and bad > max(1, _MOST_UNREADABLE * filled):
+        total = bad + int(np.isfinite(parsed.values).sum())
+        if role == "units" and bad > max(1, _MOST_UNREADABLE * total):
             example = str(long[role][parsed.unreadable].iloc[0])
             report.problem(
-                f"{bad} of {filled} cells of the units in {columns.get('units', role)!r} are not numbers "
+                f"{bad} of {total} cells of the units in {columns.get('units', role)!r} are not numbers "
                 f"(such as {example!r}).",
                 "Name another column: --columns units=NAME; or the decimal mark: --decimal ',' or --decimal '.'.",
             )

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from trend_common.panel.findings import Report
 
-__all__ = ["Decimal", "ParsedNumbers", "decimal_of", "mostly_numeric", "parse_flags", "parse_numbers", "sampled"]
+__all__ = [
+    "Decimal",
+    "ParsedNumbers",
+    "decimal_of",
+    "filled",
+    "mostly_numeric",
+    "parse_flags",
+    "parse_numbers",
+    "sampled",
+]
 
 Decimal = Literal[".", ","]
 
@@ -116,6 +125,18 @@ def parse_numbers(cells: pd.Series, decimal: Decimal = ".") -> ParsedNumbers:
         return _finite(
             cells.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan), np.zeros(len(cells), dtype=bool)
         )
+    codes, distinct = _distinct(cells)
+    parsed = _parse_distinct(distinct, decimal)
+    return ParsedNumbers(parsed.values[codes], parsed.unreadable[codes])
+
+
+def _distinct(cells: pd.Series) -> tuple[NDArray[np.intp], pd.Series]:
+    """The place of each cell among the distinct ones, and these: a column has far fewer texts than rows."""
+    codes, distinct = pd.factorize(cells.to_numpy(dtype=object), use_na_sentinel=False)
+    return codes, pd.Series(distinct, dtype=object)
+
+
+def _parse_distinct(cells: pd.Series, decimal: Decimal) -> ParsedNumbers:
     text = _text(cells)
     if decimal == ".":
         values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
@@ -123,9 +144,7 @@ def parse_numbers(cells: pd.Series, decimal: Decimal = ".") -> ParsedNumbers:
         values = np.full(len(text), np.nan)
     left = np.isnan(values)
     if left.any():
-        codes, distinct = pd.factorize(text[left])
-        unique = _parse_slowly(pd.Series(distinct, dtype=object).astype(str), decimal)
-        values[left] = unique[codes]
+        values[left] = _parse_slowly(text[left].reset_index(drop=True), decimal)
     blank = (
         text.str.strip().str.casefold().isin(_MISSING).to_numpy()
         if np.isnan(values).any()
@@ -184,6 +203,19 @@ def parse_flags(cells: pd.Series, decimal: Decimal, *, blank_is_no: bool) -> NDA
     Numbers stay numbers (a discount of 20 is 20). Text becomes 0 for a no, 1 for anything else. An empty cell is 0 if
     ``blank_is_no``, if the column has names or if it holds nothing but yes (an x marks the days); else unknown.
     """
+    codes, distinct = _distinct(cells)
+    return _flags_of_distinct(distinct.infer_objects(), decimal, blank_is_no)[codes]
+
+
+def filled(cells: pd.Series) -> NDArray[np.bool_]:
+    """[rows] whether a cell holds more than spaces."""
+    if cells.dtype != object:
+        return cells.notna().to_numpy()
+    codes, distinct = _distinct(cells)
+    return ((_text(distinct).str.strip() != "").to_numpy())[codes]
+
+
+def _flags_of_distinct(cells: pd.Series, decimal: Decimal, blank_is_no: bool) -> NDArray[np.float64]:
     numbers = parse_numbers(cells, decimal)
     text = _text(cells).str.strip().str.casefold()
     blank = text.isin(_MISSING - {"none", "无"}).to_numpy()

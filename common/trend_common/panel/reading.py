@@ -21,6 +21,7 @@ from trend_common.panel.body import parse_body
 from trend_common.panel.encoding import HEAD, as_utf8, read_bytes
 from trend_common.panel.findings import Report
 from trend_common.panel.header import header_line, shown, unique_names, usual_width
+from trend_common.panel.numeric import filled
 from trend_common.panel.workbook import is_workbook, read_workbook
 
 __all__ = ["RawTable", "read_table"]
@@ -214,7 +215,7 @@ def _trimmed(frame: pd.DataFrame, header: list[str], report: Report) -> pd.DataF
 def _blank_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
     at = np.arange(len(frame))
     for column in frame.columns:
-        at = at[(frame[column].iloc[at].str.strip() == "").to_numpy(dtype=bool)]
+        at = at[~filled(frame[column].iloc[at])]
         if not len(at):
             break
     blank = np.zeros(len(frame), dtype=bool)

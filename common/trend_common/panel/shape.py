@@ -31,7 +31,7 @@ def to_long(frame: pd.DataFrame, layout: Layout, report: Report) -> pd.DataFrame
     if layout.shape == "wide":
         kept = {role: roles[role] for role in ("date", *_SHARED) if role in roles}
         return _stacked(frame, kept, layout.values, "product")
-    long = frame[list(roles.values())].set_axis(list(roles), axis=1)
+    long = pd.DataFrame({role: frame[column] for role, column in roles.items()}, copy=False)
     return long.assign(units=1.0) if layout.counted else long
 
 
