@@ -18,9 +18,9 @@ weather:
   was thought would narrow one side and widen the other for no good reason;
 - each series' own moves towards its panel's, again by W − 1 windows of its own, against 20.
 
-On ten retail data sets one window with a factor for each side made the next window worse; this does not. A factor of
-the level made things worse however it was shrunk, so there is none. Each move goes part of the way to the lowest point
-of a convex loss, so a calibration is never worse than none on the very windows that it was fitted to.
+On ten retail data sets one window with a factor for each side made the next window worse; this does not. A factor
+of the level made things worse however it was shrunk, so there is none. Each move goes part of the way to the lowest
+point of a convex loss, so a calibration is never worse than none on the very windows that it was fitted to.
 
 Shapes: S series, H horizon steps, Q quantile levels.
 """
