@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Workplace"]
 
-_UNIT_WORDS = {
-    "series": "one product at one store, with its whole history",
-    "product": "one product in all your stores, with its whole history",
-    "store": "one whole store",
-}
-
 
 class Workplace:
     """One home and one sales file.
@@ -173,8 +167,10 @@ class Workplace:
         return Privacy(
             epsilon=budget.epsilon_spent if finite and budget.chain_ok else None,
             delta=budget.delta,
-            unit=_UNIT_WORDS.get(budget.unit, budget.unit),
+            unit=budget.unit,
             rounds=sum(row.rounds_answered for row in budget.rows),
             bytes_sent=sum(one.bytes for one in sent),
-            statement=budget.sentence(),
+            guess=budget.guess if finite and budget.chain_ok else None,
+            cap=budget.epsilon_cap,
+            problem=budget.problem,
         )

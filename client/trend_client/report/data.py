@@ -23,10 +23,13 @@ class Privacy:
     Attributes:
         epsilon: Spent so far, from the ledger; None if the federation used no differential privacy.
         delta: The probability with which ``epsilon`` may fail to hold.
-        unit: What is protected, as a noun phrase: "one product at one store, with its whole history".
+        unit: What is protected: "series", "product" or "store"; any other text is shown as it is.
         rounds: Training rounds in which an update was sent; 0 if nothing ever was.
         bytes_sent: Sum over all messages.
-        statement: The sentence in the report; "" takes the one that fits the numbers.
+        statement: The sentence in the report; "" takes the one that fits the numbers, in the report's language.
+        guess: Probability of the best guess about one unit, from 0.5; None if it is not known.
+        cap: The most that the policy allows ``epsilon`` to become; None if it is not known.
+        problem: Why the ledger is not intact; "" if it is.
     """
 
     epsilon: float | None
@@ -35,6 +38,9 @@ class Privacy:
     rounds: int
     bytes_sent: int
     statement: str = ""
+    guess: float | None = None
+    cap: float | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class ReportData:
         sent: Every message that left.
         top: Number of series with a chart, the largest by recent volume.
         title: The retailer's name; default the panel's.
+        language: "en" or "zh"; None takes this machine's.
     """
 
     panel: SalesPanel
@@ -70,6 +77,7 @@ class ReportData:
     sent: Sequence[SentMessage] = field(default_factory=tuple)
     top: int = 6
     title: str = ""
+    language: str | None = None
 
     def largest(self) -> list[str]:
         """The ``top`` forecast series with the most sales over their last year of steps, largest first."""

@@ -1,0 +1,79 @@
+"""A small retailer's report, for the tests of what it says, how it looks and which languages it speaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trend_client.backtest import backtest, baseline_forecasters
+from trend_client.report import Privacy, ReportData, SentMessage
+from trend_common.panel import Finding, SalesPanel
+from trend_common.scoring import next_origin
+
+HORIZON = 7
+NOW = datetime(2024, 7, 1, 8, 30)
+METHODS = baseline_forecasters(("seasonal-naive", "same-phase-mean"))
+
+MakePanel = Callable[..., SalesPanel]
+MakeReport = Callable[..., ReportData]
+
+
+def panel_named(product: str = "Rye bread", store: str = "Harbour", category: str = "Bakery") -> SalesPanel:
+    """Two products of four months and one of nine days, all called the same."""
+    rng = np.random.default_rng(0)
+    parts, ids = [], ["a", "b", "new"]
+    for row, name in enumerate(ids):
+        dates = pd.date_range(end="2024-06-30", periods=9 if name == "new" else 120)
+        y = rng.poisson(20.0 + 30 * row, len(dates)).astype(float)
+        promo = (np.arange(len(dates)) % 15 == 0).astype(float)
+        columns = {"unique_id": name, "ds": dates, "y": y, "closed": False, "promo": promo, "holiday": promo}
+        parts.append(pd.DataFrame(columns))
+    frame = pd.concat(parts, ignore_index=True)
+    names = [product, f"{product} 2", f"{product} 3"]
+    static = pd.DataFrame({"store": store, "product": names, "category": category, "description": ""}, index=ids)
+    found = (Finding("missing_steps", "warning", 3, f"{product}: 3 days are missing.", "left unknown"),)
+    future = frame.loc[[], ["unique_id", "ds", "promo", "holiday"]]
+    return SalesPanel(
+        product, "D", "D", frame, future, static, {"units": "Umsatz", "date": "date"}, found, len(frame)
+    )
+
+
+def report_of(panel: SalesPanel) -> ReportData:
+    """Backtest, forecast, thirty messages and some privacy spent."""
+    tested = backtest(panel, HORIZON, METHODS)
+    origin = next_origin(panel)
+    ahead = tested.choice.apply({name: one(panel, origin, HORIZON) for name, one in METHODS.items()})
+    sent = [SentMessage(NOW, "train", 1000 + k, hashlib.sha256(bytes([k])).hexdigest()) for k in range(30)]
+    privacy = Privacy(4.0, 1e-5, "series", 30, 30_435)
+    return ReportData(panel, ahead, NOW, tested, privacy, sent, language="en")
+
+
+@pytest.fixture(scope="session")
+def make_panel() -> MakePanel:
+    return panel_named
+
+
+@pytest.fixture(scope="session")
+def make_report() -> MakeReport:
+    return report_of
+
+
+@pytest.fixture(scope="session")
+def make_full_report() -> Callable[[], ReportData]:
+    """A report with every section that there is."""
+
+    def make() -> ReportData:
+        long = "Extraordinarily long product name that nobody would print on a label " + "x" * 60
+        data = report_of(panel_named(long, store="The store beside the harbour of a town with a long name"))
+        assert data.backtest is not None
+        methods = dict(data.backtest.methods)
+        methods["zero-shot"] = methods["shared"] = methods["personal"] = methods["chosen"]
+        return replace(data, backtest=replace(data.backtest, methods=methods))
+
+    return make
