@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import forecast, orders, serve
+from trend_client.commands import explain, forecast, orders, serve, whatif
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -346,6 +346,8 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
 forecast.register(app)
 orders.register(app)
 serve.register(app)
+explain.register(app)
+whatif.register(app)
 
 main = run_app(app)
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from trend_client.decisions.levels import PAST_SUMS, ServiceLevels, ranks
 from trend_client.decisions.paths import Dependence, Sampler, normal_scores
-from trend_common.errors import TrendError
+from trend_common.errors import TrendError, UsageError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
 from trend_common.scoring import MINIMUM_HISTORY, actuals, next_origin, panel_before
@@ -68,6 +68,45 @@ class Outlook:
     def forecast(self, steps: int) -> Forecast:
         """``steps`` steps ahead for every series, by the home's model."""
         return self.forecaster(self.panel, self.origin, steps)
+
+    def forecast_of(self, panel: SalesPanel, ids: Sequence[str], steps: int) -> Forecast:
+        """The steps ahead of some series of ``panel``; the others are there for what young ones can expect."""
+        from trend_common.windows import PanelWindows
+
+        windows = PanelWindows(panel, context=self.model.context, country=self.place.country, ahead=steps)
+        where = {name: row for row, name in enumerate(windows.ids)}
+        rows = np.array([where[name] for name in ids], dtype=np.int64)
+        tensors = self.model.adapters[self.method]
+        return self.engine.forecast(tensors, windows, windows.step_of(self.origin), steps, rows=rows)
+
+    def chosen(self, product: str | None, store: str | None, *, most: int) -> tuple[str, ...]:
+        """The series of a product and a store; where none is named those that sold most lately, largest first.
+
+        Raises:
+            UsageError: Nothing goes by that name; the nearest name is told.
+        """
+        from trend_client.decisions.tables import nearest
+
+        static = self.panel.static
+        kept = static
+        for role, name in (("store", store), ("product", product)):
+            if name is None:
+                continue
+            found = kept[kept[role] == name]
+            if role == "product" and not len(found):
+                found = kept[kept["description"].str.casefold() == name.casefold()]
+            if not len(found):
+                like = nearest(
+                    name, [*kept[role].unique(), *(kept["description"].unique() if role == "product" else [])]
+                )
+                raise UsageError(
+                    f"There is no {role} {name!r}" + (f" in {store!r}." if role == "product" and store else "."),
+                    f"The nearest name is {like!r}." if like else f"Names are as in the sales file's {role} column.",
+                )
+            kept = found
+        recent = self.panel.frame["ds"] > self.panel.calendar_end - pd.Timedelta(days=91)
+        sums = self.panel.frame[recent].groupby("unique_id")["y"].sum().reindex(kept.index).fillna(0.0)
+        return tuple(sums.sort_values(ascending=False, kind="stable").index[:most])
 
     def trained_before(self, steps: int) -> Forecaster:
         """A forecaster that did not train on the last ``steps`` steps: the home's model where that holds for it.
