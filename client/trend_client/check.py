@@ -123,6 +123,8 @@ def _print(panel: SalesPanel, console: Console) -> None:
     facts.add_row("Series", f"{panel.n_series:,} of {stores:,} store(s) and {products:,} product(s)")
     facts.add_row("Known ahead", _known_ahead(panel))
     facts.add_row("Steps", _steps(panel))
+    if len(panel.outages):
+        facts.add_row("Without stock", _outages(panel))
     console.print(facts)
     console.print()
     _print_findings(panel, console)
@@ -144,6 +146,15 @@ def _steps(panel: SalesPanel) -> str:
     y, closed = panel.frame["y"], panel.frame["closed"]
     zeros = int(((y == 0) & ~closed).sum())
     return f"{len(y):,}: {int(closed.sum()):,} closed, {int(y.isna().sum()):,} unknown, {zeros:,} true zeros"
+
+
+def _outages(panel: SalesPanel) -> str:
+    """The runs without stock and what they may have cost; on the screen alone, since it is a sales figure."""
+    table = panel.outages
+    return (
+        f"{len(table):,} run(s) of {int(table['days'].sum()):,} step(s); demand that was lost, a low estimate: "
+        f"{table['lost'].sum():,.0f} units"
+    )
 
 
 def _print_findings(panel: SalesPanel, console: Console) -> None:

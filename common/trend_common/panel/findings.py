@@ -84,6 +84,7 @@ CATALOGUE: Final[dict[str, tuple[Severity, str]]] = {
     "missing_steps": ("info", "left unknown, never counted as zero"),
     "unknown_units": ("info", "empty cells left unknown"),
     "stock_outs": ("info", "demand unknown: nothing was there to sell"),
+    "inferred_stock_outs": ("warning", "demand unknown, not zero: the shelf was empty, or the store closed"),
     "zero_prices": ("info", "treated as unknown"),
     "carried_prices": ("info", "the series' last known price is carried forward"),
     "future_rows": ("info", "kept as known-ahead values"),

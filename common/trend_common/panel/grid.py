@@ -14,6 +14,7 @@ from trend_common.panel.calendar import Grid
 from trend_common.panel.findings import Report
 from trend_common.panel.gaps import SeriesDays, closed_days, listing
 from trend_common.panel.model import COVARIATES, KNOWN_AHEAD
+from trend_common.panel.outages import inferred, table_of
 
 __all__ = ["Regular", "future_rows", "regular"]
 
@@ -32,6 +33,7 @@ class Regular:
         closed: Known closed.
         covariates: Column -> values, NaN = unknown.
         last: [series] last step, -1 for a series without any known sale.
+        outages: Runs without stock, as :func:`trend_common.panel.outages.table_of` gives them.
     """
 
     series: NDArray[np.int64]
@@ -40,6 +42,7 @@ class Regular:
     closed: NDArray[np.bool_]
     covariates: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     last: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    outages: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def regular(rows: pd.DataFrame, grid: Grid, n_series: int, report: Report, *, orders: bool, end: int) -> Regular:
@@ -171,13 +174,43 @@ def _explained(
             covariates[column][zeros] = fill
     if "returns" in covariates:
         covariates["returns"][closed] = np.nan_to_num(covariates["returns"][closed])
+    stated = np.zeros(len(y), dtype=bool)
     if "stock" in covariates:
         out = (covariates["stock"] == 0) & (y == 0) & ~closed & laid.present
-        y[out] = np.nan
+        stated = out
         report.found("stock_outs", int(out.sum()), f"{int(out.sum())} {unit} have no stock and no sales.")
+    outages = _outages(laid, y, closed, stated, covariates.get("stock"), grid, report)
     if "price" in covariates:
         covariates["price"] = _carried(covariates["price"], laid, report)
-    return Regular(laid.series, laid.step, y, closed, covariates, last)
+    return Regular(laid.series, laid.step, y, closed, covariates, last, outages)
+
+
+def _outages(
+    laid: _Laid,
+    y: NDArray[np.float64],
+    closed: NDArray[np.bool_],
+    stated: NDArray[np.bool_],
+    stock: NDArray[np.float64] | None,
+    grid: Grid,
+    report: Report,
+) -> pd.DataFrame:
+    """Make the demand of days without stock unknown: those the file states, and the runs of zeros that prove it."""
+    y[stated] = np.nan
+    out = stated
+    if grid.freq == "D":
+        stocked = None if stock is None else stock > 0
+        found = inferred(laid.series, laid.step, y, closed, stocked)
+        runs = int(np.count_nonzero(found.out & ~np.r_[False, found.out[:-1]]))
+        recent = f"; {found.recent} later run(s) are too recent to judge" if found.recent else ""
+        report.found(
+            "inferred_stock_outs",
+            int(found.out.sum()),
+            f"{int(found.out.sum())} day(s) without sales, in {runs} run(s), interrupt steady sales{recent}.",
+        )
+        out = stated | found.out
+    table = table_of(out, laid.series, grid.dates(laid.step), y, closed, stated=stated)
+    y[out] = np.nan
+    return table
 
 
 def _carried(price: NDArray[np.float64], laid: _Laid, report: Report) -> NDArray[np.float64]:

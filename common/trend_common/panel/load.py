@@ -316,4 +316,12 @@ def _assembled(
         tuple(report.findings),
         n_rows,
         own_ahead=layout.own_ahead,
+        outages=_named_outages(series.outages, ids),
     )
+
+
+def _named_outages(outages: pd.DataFrame, ids: np.ndarray) -> pd.DataFrame:
+    if not len(outages):
+        return pd.DataFrame()
+    names = pd.DataFrame({"unique_id": ids[outages["series"].to_numpy(dtype=np.int64)]})
+    return pd.concat([names, outages.drop(columns="series")], axis=1)

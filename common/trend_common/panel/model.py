@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -72,6 +72,8 @@ class SalesPanel:
         rows: Rows read from the source.
         until: The export's last step, where a person declared its last day; no row of ``frame`` is later. None leaves
             it to the file. Unlike :attr:`end`, it does not depend on which series are there.
+        outages: Runs of steps without stock, stated by the file or inferred: ``unique_id, start, end, days, lost``
+            (an estimate of the demand they hid, in units; NaN = unknown), ``stated`` (bool). For the person's screen.
         own_ahead: Those of :data:`OWN` that can be known before the day comes, by what their columns are called.
     """
 
@@ -86,6 +88,7 @@ class SalesPanel:
     rows: int
     until: pd.Timestamp | None = None
     own_ahead: tuple[str, ...] = ()
+    outages: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def start(self) -> pd.Timestamp:
@@ -159,4 +162,8 @@ class SalesPanel:
         ids = pd.Index(frame["unique_id"].unique())
         static = self.static[self.static.index.isin(ids)]
         future = self.future[self.future["unique_id"].isin(ids)].reset_index(drop=True)
-        return replace(self, frame=frame, future=future, static=static)
+        outages = self.outages
+        if len(outages):
+            first = frame.groupby("unique_id")["ds"].min()
+            outages = outages[outages["end"] >= outages["unique_id"].map(first)].reset_index(drop=True)
+        return replace(self, frame=frame, future=future, static=static, outages=outages)

@@ -55,7 +55,9 @@ def summed(daily: Regular, grid: Grid, report: Report) -> Regular:
     series, steps = table["series"].to_numpy(), table["step"].to_numpy()
     np.maximum.at(last, series, steps)
     covariates = {column: table[column].to_numpy(dtype=np.float64) for column in daily.covariates}
-    return Regular(series, steps, table["y"].to_numpy(), table["closed"].to_numpy(dtype=bool), covariates, last)
+    return Regular(
+        series, steps, table["y"].to_numpy(), table["closed"].to_numpy(dtype=bool), covariates, last, daily.outages
+    )
 
 
 def summed_future(future: pd.DataFrame, grid: Grid, last: np.ndarray) -> pd.DataFrame:
