@@ -28,7 +28,7 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "dp_step": Benchmark((str(HERE / "dp_step.py"),), ("--repeats", "30"), ("--repeats", "5")),
+    "dp_step": Benchmark((str(HERE / "dp_step.py"),), ("--repeats", "30"), ("--repeats", "5", "--windows", "4")),
     "secure_aggregation": Benchmark((str(HERE / "secure_aggregation.py"),), (), ("--clients", "10", "30")),
     "simulation_overhead": Benchmark(
         (str(HERE / "simulation_overhead.py"),),

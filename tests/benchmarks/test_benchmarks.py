@@ -36,11 +36,16 @@ def result(path: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_private_step_is_compared_with_the_plain_one(tiny_backbone: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.json"
-    run("dp_step", "--backbone", str(tiny_backbone), "--series", "6", "--repeats", "2", "--json", str(target))
+    size = ["--series", "6", "--windows", "1", "2", "--repeats", "2"]
+    run("dp_step", "--backbone", str(tiny_backbone), *size, "--json", str(target))
     found = result(target)
-    assert found["plain_ms"] > 0
-    assert found["ratio"] > 0.5
+    assert found["largest_relative_gradient_error"] < 1e-4
     assert found["memory_mb"]["private"] > 100
+    for row in found["rows"]:
+        assert set(row["over_plain"]) == {"private", "hooks", "ew", "functorch", "ghost"}
+        assert row["failed"] == {}
+        assert row["over_plain"]["private"] > 0.3
+    assert found["dp_step_over_plain_step"] == found["rows"][1]["over_plain"]["private"]
 
 
 @pytest.mark.slow

@@ -61,9 +61,15 @@ class PerSeriesGradients:
         if windows_per_series < 1:
             raise ValueError(f"windows_per_series is {windows_per_series}; it must be 1 or more")
         self.windows_per_series = windows_per_series
-        self._rows_per_window = _rows_per_window(model)
-        self._layers = check_model(model)
-        self._names: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        modules = dict(model.named_modules())
+        self._rows_per_window = _rows_per_window(modules)
+        self._layers = _checked(modules)
+        named = [
+            (f"{name}.{key}" if name else key, p) for name, layer in self._layers.items() for key, p in _own(layer)
+        ]
+        # A weight that two layers share is one parameter, under the first of its names.
+        first = {id(p): name for name, p in reversed(named)}
+        self._names: dict[str, Any] = {name: p for name, p in named if first[id(p)] == name}
         self._rows: int | None = None
         self._attached = False
 
@@ -175,12 +181,21 @@ def check_model(model: nn.Module) -> dict[str, nn.Linear]:
         PolicyError: There is batch normalisation (frozen or not), a trainable parameter outside an ``nn.Linear`` (a
             DoRA magnitude, an embedding, a norm), one of reduced precision, or nothing to train. All are named.
     """
+    return _checked(dict(model.named_modules()))
+
+
+def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """A module's own trainable parameters; torch's iterators take milliseconds over a whole model."""
+    return [(key, p) for key, p in module._parameters.items() if p is not None and p.requires_grad]
+
+
+def _checked(modules: dict[str, nn.Module]) -> dict[str, nn.Linear]:
     problems: list[str] = []
     layers: dict[str, nn.Linear] = {}
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         if isinstance(module, _BatchNorm):
             problems.append(f"{name} is {type(module).__name__}, which mixes the series of a batch")
-        own = {key: p for key, p in module.named_parameters(recurse=False) if p.requires_grad}
+        own = dict(_own(module))
         if not own:
             continue
         # A subclass may use its weight in another way than F.linear, so only the class itself is known.
@@ -201,9 +216,13 @@ def check_model(model: nn.Module) -> dict[str, nn.Linear]:
     return layers
 
 
-def _rows_per_window(model: nn.Module) -> int:
+def _rows_per_window(modules: dict[str, nn.Module]) -> int:
     """Rows that the model's layers see for each window; 1 unless a module of it declares another number."""
-    found = (getattr(module, "rows_per_window", None) for module in model.modules())
+    # torch's own __getattr__ looks through parameters, buffers and modules first, and none of them is a number.
+    found = (
+        vars(module).get("rows_per_window", getattr(type(module), "rows_per_window", None))
+        for module in modules.values()
+    )
     declared = {rows for rows in found if isinstance(rows, int)}
     if len(declared) > 1 or any(rows < 1 for rows in declared):
         raise PolicyError(f"The model's parts declare {sorted(declared)} rows for each window.", _HINT)

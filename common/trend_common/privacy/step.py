@@ -165,48 +165,46 @@ def _noised(
     diagnostics: LocalDiagnostics | None,
 ) -> Tensors:
     """Clip the gradients of the ``chosen`` units chunk by chunk, sum them, add noise once."""
-    copies = {
-        name: nn.Parameter(torch.zeros(p.shape, dtype=torch.float64)) for name, p in gradients.parameters.items()
-    }
+    parameters = gradients.parameters
+    sizes = [p.numel() for p in parameters.values()]
+    # One vector for all parameters: the norm is over all of them, and so it is seen that it is.
+    flat = nn.Parameter(torch.zeros(sum(sizes), dtype=torch.float64))
     optimizer = _secure_optimizer()(
-        torch.optim.SGD(copies.values(), lr=0.0),
+        torch.optim.SGD([flat], lr=0.0),
         noise_multiplier=bucket.noise_multiplier,
         max_grad_norm=clip,
         expected_batch_size=bucket.expected_batch,
         source=generator,
     )
     # A first chunk of no units makes the sum exist, so that an empty sample takes its noise like any other.
-    _give(copies, {name: torch.zeros(0, *copy.shape, dtype=torch.float64) for name, copy in copies.items()})
+    flat.grad_sample = torch.zeros(0, len(flat), dtype=torch.float64)  # type: ignore[attr-defined]
     optimizer.clip_and_accumulate()
     for begin in range(0, len(chosen), chunk):
         units = chosen[begin : begin + chunk]
         gradients.start(len(units) * gradients.windows_per_series)
         gradients.backward(losses(units))
-        by_unit = {name: g.detach().to("cpu", torch.float64) for name, g in gradients.collect().items()}
+        collected = gradients.collect()
+        by_unit = torch.cat([collected[name].detach().flatten(1) for name in parameters], dim=1)
+        by_unit = by_unit.to("cpu", torch.float64)
         _drop_not_finite(by_unit, clip, diagnostics)
-        _give(copies, by_unit)
+        flat.grad_sample = by_unit  # type: ignore[attr-defined]
         optimizer.clip_and_accumulate()
     optimizer.add_noise()
     optimizer.scale_grad()
-    released: Tensors = {}
-    for name, copy in copies.items():
-        assert copy.grad is not None
-        released[name] = copy.grad.numpy().astype(np.float32)
-    return released
+    assert flat.grad is not None
+    parts = torch.split(flat.grad, sizes)
+    return {
+        name: part.reshape(p.shape).numpy().astype(np.float32)
+        for (name, p), part in zip(parameters.items(), parts, strict=True)
+    }
 
 
-def _give(copies: dict[str, nn.Parameter], by_unit: dict[str, Tensor]) -> None:
-    for name, copy in copies.items():
-        copy.grad_sample = by_unit[name]  # type: ignore[attr-defined]
-
-
-def _drop_not_finite(by_unit: dict[str, Tensor], clip: float, diagnostics: LocalDiagnostics | None) -> None:
-    """Set every unit with a NaN or an infinity in any parameter to zero in all of them."""
-    norms = torch.stack([g.flatten(1).norm(dim=1) for g in by_unit.values()]).norm(dim=0)
+def _drop_not_finite(by_unit: Tensor, clip: float, diagnostics: LocalDiagnostics | None) -> None:
+    """Set every unit with a NaN or an infinity anywhere in its gradient [units, D] to zero."""
+    norms = by_unit.norm(dim=1)
     finite = norms.isfinite()
     if not bool(finite.all()):
-        for gradient in by_unit.values():
-            gradient[~finite] = 0.0
+        by_unit[~finite] = 0.0
     if diagnostics is not None:
         diagnostics.units += len(norms)
         diagnostics.clipped += int((norms[finite] > clip).sum())
