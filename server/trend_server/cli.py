@@ -300,6 +300,14 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the backbones compute.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    calibrate: Annotated[
+        int,
+        typer.Option(min=0, help="Earlier windows that intervals are set right on, as a row of its own; 0: none."),
+    ] = 8,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out so many windows at the end, for choices.")] = 0,
+    engine: Annotated[
+        str, typer.Option(metavar="torch|int8", help="int8: several times as fast, rounded.")
+    ] = "torch",
     json_path: JsonOption = None,
     markdown_path: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
@@ -324,6 +332,9 @@ def evaluate(
         seed=seed,
         context=context,
         device=choose_device(device),
+        calibrate=calibrate,
+        skip=skip,
+        engine=evaluation.engine_named(engine),
     )
     with console.status("Reading the sales"):
         panels = evaluation.read_panels(data, settings, lambda text: stderr.print(escape(text), soft_wrap=True))

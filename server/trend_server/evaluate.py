@@ -1,7 +1,9 @@
 """How good a backbone is as it is: rolling windows of sales files, beside what statistics can do.
 
 The windows of a file end with it and do not overlap: 28 days, 8 weeks or 6 months each. Nothing is trained or chosen;
-every method forecasts the same series from the same sales, and scores are means over the windows.
+every method forecasts the same series from the same sales, and scores are means over the windows. Beside each
+backbone stands the same with its spread set right on earlier windows, ``MODEL+calibrated``: each test window has a
+calibration of its own, fitted to windows that end before its origin, as a retailer would have it on that day.
 """
 
 from __future__ import annotations
@@ -20,21 +22,36 @@ import pandas as pd
 from trend_common import __version__
 from trend_common.backbones import Backbone, load_backbone
 from trend_common.baselines import BASELINES, baseline_forecast
+from trend_common.calibration import Calibration
 from trend_common.covariates import DEFAULT_HORIZON
 from trend_common.errors import DataError, UsageError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel, read
 from trend_common.predicting import predict
+from trend_common.quick import ENGINES, Engine
 from trend_common.scoring import MINIMUM_HISTORY, Score, actuals, panel_before, scale_of, score
 from trend_common.windows import PanelWindows
 from trend_server.head_scores import HeadScores
 
-__all__ = ["MEASURES", "REFERENCE", "Evaluation", "Result", "Settings", "evaluate", "read_panels", "relative"]
+__all__ = [
+    "CALIBRATED",
+    "MEASURES",
+    "REFERENCE",
+    "Evaluation",
+    "Result",
+    "Settings",
+    "engine_named",
+    "evaluate",
+    "read_panels",
+    "relative",
+]
 
 MEASURES: Final = ("wape", "mase", "rmse", "sql", "wql", "coverage80", "coverage90")
 REFERENCE: Final = "seasonal-naive"
 RELATIVE: Final = ("sql", "mase", "wql")
 """Measures that are compared over data sets, as a ratio to a reference."""
+CALIBRATED: Final = "+calibrated"
+"""What the name of a backbone ends with whose spread was set right."""
 
 _PHASES: Final = "same-phase-mean"
 _SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")
@@ -52,6 +69,9 @@ class Settings:
         seed: Of that draw.
         context: Steps of history that a backbone sees; None takes its longest.
         device: Where the backbones compute.
+        skip: Leave out so many windows at the end of each file: for choices that the last windows must not see.
+        calibrate: Earlier windows that a calibration is fitted to, as far as the file reaches back; 0 for none.
+        engine: Of :func:`trend_common.predicting.predict`.
 
     Raises:
         UsageError: A baseline is unknown, or nothing is to be evaluated.
@@ -64,6 +84,9 @@ class Settings:
     seed: int = 0
     context: int | None = None
     device: str = "cpu"
+    skip: int = 0
+    calibrate: int = 8
+    engine: Engine = "torch"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.baselines if name not in BASELINES]
@@ -115,7 +138,7 @@ class Evaluation:
         data sets on which the method's SQL is below the reference's.
         """
         names = list(dict.fromkeys(one.model for one in self.results))
-        ours = [name for name in names if name in self.settings.models]
+        ours = [name for name in names if name.removesuffix(CALIBRATED) in self.settings.models]
         found: dict[str, dict[str, dict[str, float | int]]] = {}
         for reference in (name for name in names if name in self.settings.baselines):
             compared = names if reference == REFERENCE else ours
@@ -127,13 +150,25 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` writes; a measure that is undefined is null."""
         settings = self.settings
-        asked = {"windows": settings.windows, "series": settings.series, "seed": settings.seed}
+        asked = {key: getattr(settings, key) for key in ("windows", "series", "seed", "skip", "calibrate", "engine")}
         body = {
             "settings": asked,
             "results": [one.to_json() for one in self.results],
             "summary": {"relative_to": self.summary()},
         }
         return {"schema": 1, "version": __version__, "command": "evaluate", **_plain(body)}
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for engine in ENGINES:
+        if engine == name:
+            return engine
+    raise UsageError(f"There is no engine {name!r}.", f"Engines are {', '.join(ENGINES)}.")
 
 
 def relative(results: Sequence[Result], model: str, reference: str) -> dict[str, float | int]:
@@ -234,24 +269,27 @@ def _compare(
     panel: SalesPanel, backbones: Mapping[str, Backbone], settings: Settings, progress: Callable[[str], None]
 ) -> list[Result]:
     horizon = DEFAULT_HORIZON[panel.freq]
-    origins = pd.date_range(end=panel.end, periods=horizon * settings.windows, freq=panel.offset)[::horizon]
-    names = (*backbones, *settings.baselines)
-    results = {name: Result(panel.name, name) for name in names}
+    origins = _origins(panel, settings)
+    asked = {name: _Asked(backbone, panel, settings) for name, backbone in backbones.items()}
+    calibrated = {name: f"{name}{CALIBRATED}" for name in backbones if settings.calibrate}
+    names = [each for name in backbones for each in (name, *([calibrated[name]] if calibrated else []))]
+    results = {name: Result(panel.name, name) for name in (*names, *settings.baselines)}
     for origin in origins:
         known, truth = panel_before(panel, origin), actuals(panel, origin, horizon)
         made: dict[str, Forecast] = {}
-        windows: dict[str, PanelWindows] = {}
-        for name in names:
+        for name in (*backbones, *settings.baselines):
             progress(name)
             started = time.perf_counter()
-            if name in backbones:
-                backbone = backbones[name]
-                windows[name] = PanelWindows(known, context=settings.context or backbone.max_context)
-                at = windows[name].step_of(origin)
-                made[name] = predict(backbone, windows[name], origin=at, horizon=horizon, device=settings.device)
-            else:
-                made[name] = baseline_forecast([name], known, origin, horizon)[name]
+            made[name] = (
+                asked[name].at(origin)
+                if name in backbones
+                else baseline_forecast([name], known, origin, horizon)[name]
+            )
             results[name].seconds += time.perf_counter() - started
+        for name, widened in calibrated.items():
+            started = time.perf_counter()
+            made[widened] = asked[name].calibration(origin).apply(made[name])
+            results[widened].seconds += time.perf_counter() - started
         ids = [name for name in truth.ids if all(name in forecast.ids for forecast in made.values())]
         if not ids:
             continue
@@ -260,9 +298,61 @@ def _compare(
             results[name].scores.append(score(y, forecast.select(ids), scale))
         phases = made[_PHASES] if _PHASES in made else baseline_forecast([_PHASES], known, origin, horizon)[_PHASES]
         for name, backbone in backbones.items():
-            at = windows[name].step_of(origin)
-            results[name].heads.add(backbone, windows[name], at, y, phases.select(ids), settings.device)
+            windows = asked[name].windows(origin)
+            at = windows.step_of(origin)
+            results[name].heads.add(backbone, windows, at, y, phases.select(ids), settings.device)
     return [one for one in results.values() if one.scores]
+
+
+def _origins(panel: SalesPanel, settings: Settings) -> pd.DatetimeIndex:
+    """First steps of the windows, ascending."""
+    horizon = DEFAULT_HORIZON[panel.freq]
+    steps = pd.date_range(end=panel.end, periods=horizon * (settings.windows + settings.skip), freq=panel.offset)
+    return steps[::horizon][: settings.windows]
+
+
+class _Asked:
+    """One backbone and what it said from each origin of a panel, from the panel as it was known there."""
+
+    def __init__(self, backbone: Backbone, panel: SalesPanel, settings: Settings) -> None:
+        self._backbone, self._panel, self._settings = backbone, panel, settings
+        self._horizon = DEFAULT_HORIZON[panel.freq]
+        self._forecasts: dict[pd.Timestamp, Forecast] = {}
+
+    def windows(self, origin: pd.Timestamp) -> PanelWindows:
+        """The panel's windows as they were known at ``origin``."""
+        context = self._settings.context or self._backbone.max_context
+        return PanelWindows(panel_before(self._panel, origin), context=context)
+
+    def at(self, origin: pd.Timestamp) -> Forecast:
+        """The forecast from ``origin`` on."""
+        if origin not in self._forecasts:
+            windows = self.windows(origin)
+            self._forecasts[origin] = predict(
+                self._backbone,
+                windows,
+                origin=windows.step_of(origin),
+                horizon=self._horizon,
+                device=self._settings.device,
+                engine=self._settings.engine,
+            )
+        return self._forecasts[origin]
+
+    def calibration(self, origin: pd.Timestamp) -> Calibration:
+        """Fitted to the windows that end before ``origin``."""
+        known = panel_before(self._panel, origin)
+        steps = pd.date_range(end=origin, periods=self._horizon * self._settings.calibrate + 1, freq=known.offset)
+        pairs = []
+        for past in reversed(steps[:: self._horizon][:-1]):
+            if len(pd.date_range(known.start, past, freq=known.offset)) <= MINIMUM_HISTORY[known.freq]:
+                break
+            truth, forecast = actuals(known, past, self._horizon), self.at(past)
+            ids = [name for name in truth.ids if name in forecast.ids]
+            if ids:
+                pairs.append((truth.select(ids).y, forecast.select(ids)))
+        if not pairs:
+            return Calibration()
+        return Calibration.fit(pairs, np.nan_to_num(scale_of(known, pairs[0][1].ids, origin).absolute))
 
 
 def _sampled(panel: SalesPanel, settings: Settings) -> SalesPanel:
@@ -276,10 +366,11 @@ def _sampled(panel: SalesPanel, settings: Settings) -> SalesPanel:
 def _long_enough(panel: SalesPanel, settings: Settings) -> SalesPanel:
     steps = len(pd.date_range(panel.start, panel.end, freq=panel.offset))
     horizon, minimum = DEFAULT_HORIZON[panel.freq], MINIMUM_HISTORY[panel.freq]
-    if steps < minimum + settings.windows * horizon:
+    windows = settings.windows + settings.skip
+    if steps < minimum + windows * horizon:
         raise DataError(
-            f"{panel.name} covers {steps} steps; {settings.windows} windows of {horizon} after {minimum} steps of "
-            f"history need {minimum + settings.windows * horizon}.",
+            f"{panel.name} covers {steps} steps; {windows} windows of {horizon} after {minimum} steps of history "
+            f"need {minimum + windows * horizon}.",
             "Use fewer --windows, or a longer file.",
         )
     return panel

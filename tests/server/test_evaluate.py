@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_the_command_scores_models_and_methods_on_the_same_windows(
     )
     found = json.loads(target.read_text("utf-8"))
     assert (found["schema"], found["command"]) == (1, "evaluate")
-    names = [str(tiny_backbone), *QUICK]
+    names = [str(tiny_backbone), f"{tiny_backbone}+calibrated", *QUICK]
     assert [(one["data"], one["model"]) for one in found["results"]] == [
         (data, name) for data in ("one", "two") for name in names
     ]
@@ -78,10 +79,10 @@ def test_the_command_scores_models_and_methods_on_the_same_windows(
     assert 0 <= ours["trend"]["auroc"] <= 1
     assert 0 <= ours["no_sale"]["brier"] <= 1
     assert found["summary"]["relative_to"]["seasonal-naive"].keys() == set(names) - {"seasonal-naive"}
-    assert found["summary"]["relative_to"]["naive"].keys() == {str(tiny_backbone)}
+    assert found["summary"]["relative_to"]["naive"].keys() == set(names[:2])
     assert "Geometric mean" in shown
     written = tables.read_text("utf-8")
-    assert written.count("\n| one |") == written.count("\n| two |") == 4
+    assert written.count("\n| one |") == written.count("\n| two |") == 5
     assert "macro F1" in written
 
 
@@ -119,9 +120,79 @@ def test_nothing_of_a_window_is_seen_before_it(sales: pd.DataFrame, tiny_backbon
             patch.setattr(evaluation, "score", keep(made[-1]))
             settings = Settings(models=(str(tiny_backbone),), baselines=("same-phase-mean",), windows=1)
             evaluate([from_frame(frame)], settings)
-    assert len(made[0]) == 2
+    assert len(made[0]) == 3, "the backbone, the same calibrated, and the mean of equal weekdays"
     for name, forecast in made[0].items():
         assert_allclose(made[1][name].quantiles, forecast.quantiles)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_model_that_peeks_gains_nothing(
+    panel: SalesPanel, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """It forecasts what the panel it was handed says was sold: nothing is there, unless the cut is taken away."""
+
+    def peek(_: object, windows: Any, *, origin: int, horizon: int, **_options: object) -> Forecast:
+        seen = np.nan_to_num(windows.actuals(origin, horizon))
+        dates = windows.dates[origin : origin + horizon].to_numpy()
+        return Forecast.repaired(windows.ids, dates, np.repeat(seen[..., None], len(LEVELS), -1), seen)
+
+    monkeypatch.setattr(evaluation, "predict", peek)
+    if not cut:
+        monkeypatch.setattr(evaluation, "panel_before", lambda whole, _origin: whole)
+    found = evaluate([panel], Settings(models=(str(tiny_backbone),), baselines=(), windows=2, calibrate=0))
+    assert found.results[0].mean("wape") == pytest.approx(1.0 if cut else 0.0)
+
+
+def test_a_calibration_is_fitted_to_earlier_windows_and_sets_the_spread_right(
+    panel: SalesPanel, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model five times too unsure of itself: its calibrated row has the lower loss and the tighter intervals."""
+    rng = np.random.default_rng(0)
+    frame = panel.frame.assign(y=100 + rng.normal(0, 4, len(panel.frame)))
+    noise = from_frame(frame[["unique_id", "ds", "y"]])
+    origins: list[int] = []
+
+    def unsure(_: object, windows: Any, *, origin: int, horizon: int, **_options: object) -> Forecast:
+        origins.append(origin)
+        assert windows.n_steps == origin, "the panel ends at the origin"
+        scores = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
+        shape = (len(windows.ids), horizon, len(LEVELS))
+        dates = windows.dates[origin : origin + horizon].to_numpy()
+        return Forecast.repaired(
+            windows.ids, dates, np.broadcast_to(100 + 20 * scores, shape), np.full(shape[:2], 100.0)
+        )
+
+    monkeypatch.setattr(evaluation, "predict", unsure)
+    plain, calibrated = evaluate([noise], Settings(models=(str(tiny_backbone),), baselines=(), windows=1)).results
+    assert calibrated.model == f"{tiny_backbone}+calibrated"
+    assert sorted(origins) == [28, 56, 84, 112], "140 days: no window before 28 days of history"
+    assert plain.mean("coverage80") > 0.99
+    assert calibrated.mean("sql") < 0.7 * plain.mean("sql")
+    assert calibrated.mean("mase") == pytest.approx(plain.mean("mase"))
+    assert calibrated.mean("coverage80") < 0.97
+
+
+def test_windows_at_the_end_can_be_left_for_later(panel: SalesPanel, sales: pd.DataFrame) -> None:
+    """Two windows before the last one are those of a file that ends there."""
+    early = from_frame(sales[sales["date"] < sales["date"].max() - pd.Timedelta(days=27)])
+    settings = Settings(models=(), baselines=("naive",), windows=2)
+    skipped = evaluate([panel], Settings(models=(), baselines=("naive",), windows=2, skip=1))
+    assert skipped.results[0].scores == evaluate([early], settings).results[0].scores
+    assert skipped.to_json()["settings"]["skip"] == 1
+
+
+def test_the_quick_engine_is_taken_where_it_is_named(folder: Path, tiny_backbone: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    options = ("--data", folder / "one.csv", "--model", tiny_backbone, "--baselines", "none", "--windows", 1)
+    invoke(*options, "--engine", "int8", "--calibrate", 0, "--json", target)
+    quick = json.loads(target.read_text("utf-8"))
+    assert quick["settings"]["engine"] == "int8"
+    invoke(*options, "--calibrate", 0, "--json", target)
+    exact = json.loads(target.read_text("utf-8"))
+    assert [one["model"] for one in quick["results"]] == [str(tiny_backbone)]
+    assert quick["results"][0]["sql"] == pytest.approx(exact["results"][0]["sql"], rel=0.05)
+    with pytest.raises(UsageError, match="no engine 'int4'"):
+        invoke(*options, "--engine", "int4")
 
 
 def test_the_draw_of_series_is_of_its_seed(folder: Path) -> None:
