@@ -6,8 +6,8 @@ All ways draw the same number of windows of the same synthetic retailer and go t
 plain step is autograd's gradient of the mean loss; ours has per-series gradients by hand, clipping in float64 and
 noise from the system's entropy. Beside it are Opacus's own modes on the same adapter: hooks, expanded weights (ew),
 functorch and ghost clipping (which clips windows and not series, and so promises less where a series has several).
-The steps take turns, so that what else the machine does hits all alike; medians of the ratios within a turn are given.
-Peak memory is that of further processes that take one kind of step only.
+The steps take turns, so that what else the machine does hits all alike; medians of the ratios within a turn are
+given. Peak memory is that of further processes that take one kind of step only.
 
 Before anything is timed, our per-series gradients are compared with autograd's of one series at a time.
 """
