@@ -92,7 +92,13 @@ def test_the_evaluation_is_one_of_the_benchmarks(
     module = only_the_evaluation(monkeypatch, "--quick", "--backbone", str(tiny_backbone), "--json", str(tmp_path))
     assert module.main() == 0
     models = [one["model"] for one in result(tmp_path / "evaluate.json")["results"]]
-    assert models == [str(tiny_backbone), "seasonal-naive", "same-phase-mean", "same-phase-mean-4"]
+    assert models == [
+        str(tiny_backbone),
+        f"{tiny_backbone}+calibrated",
+        "seasonal-naive",
+        "same-phase-mean",
+        "same-phase-mean-4",
+    ]
 
 
 def test_without_data_the_evaluation_is_left_out_and_said(
