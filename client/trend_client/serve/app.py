@@ -12,12 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from trend_client.serve.answers import forecast_json
 from trend_client.serve.guard import Guard
-from trend_client.serve.problems import Problem, ProblemError, answer, documented, not_fitting
+from trend_client.serve.problems import Problem, ProblemError, WrongPlace, answer, documented, not_fitting
 from trend_client.serve.schemas import (
     ActualsAnswer,
     ActualsRequest,
@@ -31,7 +31,7 @@ from trend_client.serve.schemas import (
     StoredSeries,
 )
 from trend_client.serve.service import Service
-from trend_client.serve.settings import ServeSettings
+from trend_client.serve.settings import MAX_NAME, ServeSettings
 from trend_common import __version__
 from trend_common.errors import TrendError
 
@@ -41,6 +41,7 @@ _ABOUT: Final = (
     "Forecasts of a retailer's own sales, on its own machine. Every answer that is an error says what to do. "
     "Send the token as `Authorization: Bearer TOKEN`."
 )
+_NAME: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
 _TOKEN: Final = HTTPBearer(auto_error=False, description="The file serve/token of the home.")
 
 
@@ -51,8 +52,9 @@ class SeriesQuery(BaseModel):
 
     offset: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    store: Name | None = None
-    product: Name | None = None
+    # A query has no null: what is not wanted is left out.
+    store: Annotated[Name | None, WithJsonSchema(_NAME)] = None
+    product: Annotated[Name | None, WithJsonSchema(_NAME)] = None
 
 
 def create_app(
@@ -202,8 +204,9 @@ def _add_forecasts(app: FastAPI, service: Service) -> None:
         dependencies=[Depends(_TOKEN)],
         responses=documented(400, 401, 503),
     )
-    async def series(query: Annotated[SeriesQuery, Query()]) -> SeriesAnswer:
+    async def series(request: Request, query: Annotated[SeriesQuery, Query()]) -> SeriesAnswer:
         """Their ids, page by page, of one store or product if you like."""
+        _once(request)
         served = service.model
         if served.stored is None:
             return SeriesAnswer(total=0, offset=query.offset, series=[])
@@ -255,6 +258,17 @@ def _add_forecasts(app: FastAPI, service: Service) -> None:
         """
         matched, unmatched = await service.compare(body.rows)
         return ActualsAnswer(matched=matched, unmatched=unmatched, drift=await service.drift())
+
+
+def _once(request: Request) -> None:
+    """Refuse a query that says a thing twice: which of the two was meant?"""
+    names = [name for name, _ in request.query_params.multi_items()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        places = [WrongPlace(at=name, message="This is given more than once") for name in twice]
+        raise ProblemError(
+            400, "invalid-request", "The query says things twice.", "Give each name once.", errors=places
+        )
 
 
 def _size(body: ForecastRequest) -> int:

@@ -81,6 +81,11 @@ def _stored_level(value: float) -> float:
 Level = Annotated[float, AfterValidator(_stored_level), WithJsonSchema({"type": "number", "enum": list(LEVELS)})]
 
 
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 28.0 is 28."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -111,7 +116,7 @@ class SalesRow(_Strict):
 class Wanted(_Strict):
     """What every request about forecasts may say."""
 
-    horizon: Annotated[int, Field(ge=1, le=MAX_HORIZON)] | None = Field(
+    horizon: Annotated[int, Field(ge=1, le=MAX_HORIZON), BeforeValidator(_whole)] | None = Field(
         default=None, description="Steps ahead. Default: the federation's."
     )
     method: Literal["zero-shot", "shared", "personal"] | None = Field(
