@@ -344,10 +344,10 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
 
 
 forecast.register(app)
-orders.register(app)
-serve.register(app)
 explain.register(app)
+orders.register(app)
 whatif.register(app)
+serve.register(app)
 
 main = run_app(app)
 

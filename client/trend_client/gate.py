@@ -52,6 +52,9 @@ _FLOOR: Final = 0.05
 
 _ROUNDING: Final = 1e-9
 
+_TOLD: Final = 0.005
+"""Mean weights below it are not worth a word."""
+
 _RESAMPLES: Final = 2000
 _FEWEST_FOR_INTERVAL: Final = 5
 
@@ -293,14 +296,18 @@ def verdict(choice: Choice, validation: Gain, test: Gain | None, *, names: Mappi
     called = dict(names or {})
     counts = choice.counts
     total = sum(counts.values())
-    if len(counts) == 1:
+    if len(counts) == 1 and len(choice.shares) == 1:
         only = next(iter(counts))
         first = f"{called.get(only, only)} is used for {_all(total)}"
+    elif choice.style == "blend":
+        shares = [(called.get(name, name), weight) for name, weight in choice.shares.items() if weight >= _TOLD]
+        told = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in shares)
+        first = f"The forecast of {_all(total)} is a weighted mean: on average {told}"
     else:
         parts = [f"{called.get(name, name)} for {count}" for name, count in counts.items()]
         first = f"Of {total} product series, " + ", ".join(parts[:-1]) + f" and {parts[-1]}"
     old = called.get(validation.against, validation.against)
-    if set(counts) == {validation.against}:
+    if set(choice.shares) == {validation.against}:
         sentences = [first, "It is what a retailer could do before: nothing beat it on validation"]
         if test is not None:
             sentences.append("So the test window holds no gain and no loss")

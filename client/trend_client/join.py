@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from trend_client.app import make_app
 from trend_client.finetune import FineTuneSettings
 from trend_client.home import ClientHome, Identity
-from trend_client.outcome import Outcome, conclude, load_model, personalise
+from trend_client.outcome import Outcome, Wishes, conclude, load_model, personalise
+from trend_client.planned import with_future
 from trend_client.session import ClientSession, SessionEvent
 from trend_client.workplace import Workplace
 from trend_common.console import console
@@ -104,19 +105,50 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
 
 
 def finish(
-    place: Workplace, *, personal: bool, out: Path | None = None, settings: FineTuneSettings | None = None
+    place: Workplace,
+    *,
+    personal: bool,
+    out: Path | None = None,
+    settings: FineTuneSettings | None = None,
+    horizon: int | None = None,
+    future: Path | None = None,
+    wishes: Wishes | None = None,
+    few_shot: bool = False,
 ) -> Outcome:
-    """The offline part: personal adapter, backtest, forecasts, report."""
+    """The offline part: personal adapter, backtest, forecasts, report.
+
+    Args:
+        place: Home and sales file.
+        personal: Train the personal model first.
+        out: Folder of the files.
+        settings: Of that training.
+        horizon: Steps ahead; default: the federation's.
+        future: A file of what is known of the coming days.
+        wishes: Formats, sums, prices.
+        few_shot: Train for a small assortment.
+    """
     panel, engine = place.panel(), place.engine()
-    with console.status("Preparing the model") as status:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as bars:
+        task = bars.add_task("Preparing the model", total=None)
 
         def progress(text: str) -> None:
-            status.update(text.capitalize())
+            bars.update(task, description=escape(text.capitalize()))
 
-        model = load_model(place.home, engine, panel)
+        def pieces(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        model = load_model(place.home, engine, panel, horizon=horizon)
+        if future is not None:
+            panel, noted = with_future(panel, future, model.horizon, date_format=place.source.date_format)
+            for line in noted:
+                bars.console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
         if personal:
             progress("training the personal model (it never leaves)")
-            model = personalise(place.home, engine, panel, model, settings=settings, country=place.country)
+            model = personalise(
+                place.home, engine, panel, model, settings=settings, country=place.country, few_shot=few_shot
+            )
         return conclude(
             place.home,
             engine,
@@ -126,7 +158,9 @@ def finish(
             sent=place.sent(),
             country=place.country,
             out=out,
+            wishes=wishes,
             progress=progress,
+            pieces=pieces,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,15 +11,19 @@ import numpy as np
 import pandas as pd
 
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
+from trend_client.delivery import deliver, price_files
 from trend_client.engine import Engine
 from trend_client.finetune import FineTuneSettings
 from trend_client.gate import Choice
 from trend_client.home import ClientHome
-from trend_client.outputs import write_backtest, write_forecasts
+from trend_client.outputs import write_backtest
 from trend_client.parts import rank_of
 from trend_client.report import Privacy, ReportData, SentMessage, write_report
+from trend_client.stream import CHUNK, LARGE, Format
+from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
-from trend_client.trial import Tryout
+from trend_client.trial import Tryout, sampled
+from trend_client.value import Pricing
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
@@ -28,13 +32,25 @@ from trend_common.scoring import next_origin, origins
 from trend_common.tensors import Tensors
 from trend_common.windows import PanelWindows
 
-__all__ = ["Model", "Outcome", "conclude", "fine_tune", "forecasters", "load_model", "personalise"]
+__all__ = [
+    "Model",
+    "Outcome",
+    "Wishes",
+    "conclude",
+    "fine_tune",
+    "forecasters",
+    "load_model",
+    "measured",
+    "personalise",
+]
 
-_BASELINES = ("seasonal-naive", "same-phase-mean", "auto-ets")
+_BASELINES = ("seasonal-naive", "same-phase-mean", "auto-ets", "auto-theta", "croston")
 _LOCAL_RANK = 2
-_TRYOUT = Tryout()
+_TRYOUT = Tryout(series=100, above={"D": 150, "W": 1000, "M": 1000})
+_LARGEST_REPORT = 1000
 
 Progress = Callable[[str], None]
+Pieces = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,22 +61,53 @@ class Model:
         federation: Whose adapters they are; "local" where this home never received one.
         horizon, context: Steps ahead, and of history.
         adapters: Method → tensors; None is the backbone as shipped.
+        since: Method → the first day that its training has not seen, for those that were trained on this retailer's
+            sales.
     """
 
     federation: str
     horizon: int
     context: int
     adapters: Mapping[str, dict[str, np.ndarray] | None]
+    since: Mapping[str, pd.Timestamp] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was written, and the figures behind it."""
+    """What was written, and the figures behind it.
+
+    Attributes:
+        backtest: None where the history is too short for one.
+        forecast: What the report shows: all series, or the largest of a large assortment.
+        forecasts_csv: The first of the forecast files, the CSV where there is one.
+        report: The report.
+        files: All files of forecasts: series, sums, trends and prices.
+    """
 
     backtest: Backtest | None
     forecast: Forecast
     forecasts_csv: Path
     report: Path
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asked of the forecast.
+
+    Attributes:
+        formats: Of the tables; Parquet is always written, since the other commands read it.
+        reconcile: How sums over products and stores are made; None makes none.
+        pricing: For the gain in units and money.
+        full: Run slow methods on all series.
+        prices: Whether prices are forecast where the sales file has them.
+    """
+
+    formats: tuple[Format, ...] = ("csv", "parquet")
+    reconcile: Reconciliation | None = None
+    pricing: Pricing | None = None
+    full: bool = False
+    prices: bool = True
 
 
 def load_model(home: ClientHome, engine: Engine, panel: SalesPanel, *, horizon: int | None = None) -> Model:
@@ -76,13 +123,17 @@ def load_model(home: ClientHome, engine: Engine, panel: SalesPanel, *, horizon: 
         engine.install(plan.adapter, frozen)
         steps, context = horizon or plan.horizon, plan.context
         shared = home.shared(name)
+    since: dict[str, pd.Timestamp] = {}
     adapters: dict[str, dict[str, np.ndarray] | None] = {"zero-shot": None}
     if shared is not None:
         adapters["shared"] = shared[1]
     personal = home.personal(name)
     if personal is not None:
         adapters["personal"] = personal
-    return Model(name, steps, min(context, engine.backbone.max_context), adapters)
+        seen = home.personal_seen(name)
+        if seen is not None:
+            since["personal"] = pd.Timestamp(seen)
+    return Model(name, steps, min(context, engine.backbone.max_context), adapters, since)
 
 
 def personalise(
@@ -94,11 +145,14 @@ def personalise(
     settings: FineTuneSettings | None = None,
     country: str | None = None,
     seed: int = 0,
+    few_shot: bool = False,
 ) -> Model:
     """Train the personal adapter from the shared one (or from none) and keep it in the home."""
     tensors, choices, base = fine_tune(engine, panel, model, settings=settings, country=country, seed=seed)
-    home.save_personal(model.federation, tensors, choices, base)
-    return Model(model.federation, model.horizon, model.context, {**model.adapters, "personal": tensors})
+    unseen = origins(panel, model.horizon).validation
+    home.save_personal(model.federation, tensors, choices, base, unseen_from=str(unseen.date()))
+    adapters = {**model.adapters, "personal": tensors}
+    return replace(model, adapters=adapters, since={**model.since, "personal": unseen})
 
 
 def fine_tune(
@@ -136,15 +190,63 @@ def forecasters(engine: Engine, model: Model, *, country: str | None = None) -> 
     return found
 
 
+def measured(
+    panel: SalesPanel,
+    model: Model,
+    methods: Mapping[str, Forecaster],
+    *,
+    pricing: Pricing | None = None,
+    full: bool = False,
+    progress: Progress = lambda _: None,
+) -> Backtest:
+    """The backtest as the forecasts use it: several windows, blends, spreads set right.
+
+    A model that was trained on this retailer's sales is scored in the windows after its training alone. Where nothing
+    says when that was, it is the last validation window: training ends before it (``docs/scoring.md``).
+
+    Args:
+        panel: All sales. Of a large assortment a sample of series is compared.
+        model: Whose adapters are among the methods.
+        methods: Method → forecaster.
+        pricing: For the gain in units and money.
+        full: Run slow methods on all series.
+        progress: Called with what is being done.
+
+    Raises:
+        DataError: The data are too short, or no series can be scored.
+    """
+    if panel.n_series > LARGE and not full:
+        panel = panel.select(sampled(panel.ids, CHUNK))
+    last = origins(panel, model.horizon).validation
+    since = {name: model.since.get(name, last) for name in model.adapters if name not in ("zero-shot",)}
+    # A model that has seen the last window, too, would look better there than it is: it is no candidate.
+    fresh = {name: one for name, one in methods.items() if name not in since or since[name] <= last}
+    return backtest(
+        panel,
+        model.horizon,
+        fresh,
+        windows=None,
+        since={name: day for name, day in since.items() if name in fresh},
+        style="blend",
+        calibrate=True,
+        tryout=None if full else _TRYOUT,
+        pricing=pricing,
+        progress=lambda name: progress(f"backtest: {name}"),
+    )
+
+
 def _chosen(
     choice: Choice, methods: Mapping[str, Forecaster], panel: SalesPanel, origin: pd.Timestamp, horizon: int
 ) -> Forecast:
-    """Each series' forecast by the method chosen for it; the slow ones forecast no other series than theirs."""
+    """Each series' forecast by the methods chosen for it; the slow ones forecast no other series than theirs."""
     made: dict[str, Forecast] = {}
-    for name in sorted({*choice.methods.values(), choice.default}):
+    for name in choice.used:
         part = panel
-        if name in _TRYOUT.methods and name != choice.default:
-            part = panel.select(series for series in panel.ids if choice.methods.get(series) == name)
+        if name in _TRYOUT.methods and (choice.style == "blend" or name != choice.default):
+            mine = [one for one in panel.ids if one in choice.methods and name in choice.weights_of(one)]
+            if not mine and choice.panel.keys() != {name}:
+                continue
+            part = panel.select(mine) if mine else panel
         made[name] = methods[name](part, origin, horizon)
     return choice.apply(made)
 
@@ -159,37 +261,62 @@ def conclude(
     sent: tuple[SentMessage, ...] = (),
     country: str | None = None,
     out: Path | None = None,
+    wishes: Wishes | None = None,
     progress: Progress = lambda _: None,
+    pieces: Pieces = lambda done, total: None,
 ) -> Outcome:
     """Backtest, choose, forecast the steps after the panel's end, and write everything.
 
     Where the history is too short for a backtest the pretrained or shared model forecasts, and the report says so.
-    With many series, slow methods are tried on a sample first (:mod:`trend_client.trial`).
+    With many series, slow methods are tried on a sample first (:mod:`trend_client.trial`); a large assortment is
+    forecast piece by piece (:mod:`trend_client.stream`).
+
+    Args:
+        home, engine, panel, model: This client's.
+        privacy, sent: For the report.
+        country: For public holidays.
+        out: Folder of the files.
+        wishes: What else is asked for.
+        progress: Called with what is being done.
+        pieces: Called with the number of series that are done, and of all.
     """
+    wishes = wishes or Wishes()
     methods = forecasters(engine, model, country=country)
     folder = out or home.output
     result: Backtest | None
     try:
-        result = backtest(
-            panel, model.horizon, methods, tryout=_TRYOUT, progress=lambda name: progress(f"backtest: {name}")
-        )
+        result = measured(panel, model, methods, pricing=wishes.pricing, full=wishes.full, progress=progress)
     except DataError:
         result = None
+    else:
+        write_backtest(folder, result)
     progress("forecasting")
     origin = next_origin(panel)
-    if result is None:
-        name = next(one for one in ("shared", "zero-shot") if one in methods)
-        forecast = methods[name](panel, origin, model.horizon)
-    else:
-        forecast = _chosen(result.choice, methods, panel, origin, model.horizon)
-        write_backtest(folder, result)
-    csv, _ = write_forecasts(folder, forecast, panel.static)
+    name = next(one for one in ("shared", "zero-shot") if one in methods)
+
+    def made(part: SalesPanel) -> Forecast:
+        if result is None:
+            return methods[name](part, origin, model.horizon)
+        return _chosen(result.choice, methods, part, origin, model.horizon)
+
+    def past(part: SalesPanel, day: pd.Timestamp, horizon: int) -> Forecast:
+        if result is None:
+            return methods[name](part, day, horizon)
+        return _chosen(result.choice, methods, part, day, horizon)
+
+    forecast, files = deliver(
+        folder, panel, made, model.horizon, wishes, past=past, sums_by=methods[name], pieces=pieces
+    )
+    if wishes.prices and "price" in panel.frame.columns:
+        progress("prices")
+        files += price_files(folder, engine, panel, model, wishes.formats)
     progress("report")
     report = folder / "report.html"
+    shown = panel if len(forecast) == panel.n_series else panel.select(forecast.ids)
     write_report(
         report,
         ReportData(
-            panel=panel,
+            panel=shown,
             forecast=forecast,
             created=datetime.now(UTC).astimezone(),
             backtest=result,
@@ -197,4 +324,4 @@ def conclude(
             sent=sent,
         ),
     )
-    return Outcome(result, forecast, csv, report)
+    return Outcome(result, forecast, files[0], report, files)

@@ -4,11 +4,13 @@ alone; each appears whole or not at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from trend_client.stream import Format, TableWriter
 from trend_common.errors import UsageError
 from trend_common.files import replacing, write_json
 from trend_common.forecasts import Forecast
@@ -19,26 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["read_forecasts", "write_backtest", "write_forecasts"]
 
 
-def write_forecasts(folder: Path, forecast: Forecast, static: pd.DataFrame) -> tuple[Path, Path]:
-    """Write ``forecasts.csv`` and ``forecasts.parquet``.
+def write_forecasts(
+    folder: Path, forecast: Forecast, static: pd.DataFrame, *, formats: Sequence[Format] = ("csv", "parquet")
+) -> tuple[Path, ...]:
+    """Write ``forecasts.csv``, ``forecasts.parquet`` or ``forecasts.xlsx``.
 
     Args:
         folder: Created if it is missing.
         forecast: S series, H steps.
         static: The panel's static table, for store and product.
+        formats: Which of the files.
 
     Returns:
-        The two paths.
+        Their paths, in the order csv, parquet, xlsx.
     """
-    table = forecast.to_frame(static)
-    csv, parquet = folder / "forecasts.csv", folder / "forecasts.parquet"
-    with replacing(parquet, private=True) as temporary:
-        table.to_parquet(temporary, index=False)
-    with replacing(csv, private=True) as temporary:
-        dated = table.assign(ds=table["ds"].dt.strftime("%Y-%m-%d"))
-        # Six significant digits: more than any forecast knows, and the file stays half as large.
-        dated.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
-    return csv, parquet
+    with TableWriter(folder, "forecasts", formats) as writer:
+        writer.write(forecast.to_frame(static))
+    return tuple(writer.paths.values())
 
 
 def read_forecasts(folder: Path) -> Forecast:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from trend_client.backtest import Backtest, MethodResult
     from trend_client.outcome import Outcome
+    from trend_client.value import Value
     from trend_common.privacy.budget import Budget
     from trend_common.privacy.sent import SentMessage
     from trend_common.secagg.messages import FederationRoster
@@ -102,6 +103,53 @@ def show_backtest(result: Backtest) -> None:
         title = f"On a sample of {series} series alone: not to be compared with the table above"
         console.print(_scores(title, result.sample, result.left_out))
     console.print(escape(result.verdict))
+    for line in _remarks(result):
+        console.print(escape(line))
+
+
+def _remarks(result: Backtest) -> list[str]:
+    """Windows, spread and value in a sentence each."""
+    from trend_client.backtest import METHOD_NAMES
+    from trend_client.gate import CHOSEN
+
+    lines = []
+    count = len(result.origins.rolling)
+    fewer = [METHOD_NAMES.get(name, name) for name, number in result.scored_on.items() if number < count]
+    if count > 1:
+        told = f"Weights are from {count} validation windows"
+        lines.append(
+            f"{told}; {', '.join(fewer)}: only from those after its training or trial." if fewer else f"{told}."
+        )
+    if result.uncalibrated is not None:
+        before, after = result.uncalibrated, result.methods[CHOSEN].test
+        lines.append(
+            "Intervals were set right on validation: on the test window those of 80 % covered "
+            f"{100 * before['coverage80']:.0f} % before and {100 * after['coverage80']:.0f} % after, those of 90 % "
+            f"{100 * before['coverage90']:.0f} % and {100 * after['coverage90']:.0f} %."
+        )
+    if result.value is not None:
+        lines += [one for one in (_worth(result.value, money=False), _worth(result.value, money=True)) if one]
+    return lines
+
+
+def _worth(value: Value, *, money: bool) -> str:
+    """ "On the test window ... units less error than with AutoETS (95 % interval ...)."; "" without prices."""
+    from trend_client.backtest import METHOD_NAMES
+
+    found = value.money if money else value.units
+    if found is None:
+        return ""
+    what = "units of error" if not money else "at the price of the errors"
+    if money and value.margin is not None:
+        what = f"of lost margin and leftovers, at a margin of {100 * value.margin:g} %"
+    word = "less" if found.saved >= 0 else "more"
+    ends = (
+        "" if found.low is None or found.high is None else f" (95 % interval {found.low:,.0f} to {found.high:,.0f})"
+    )
+    old = METHOD_NAMES.get(value.against, value.against)
+    return (
+        f"On the test window: {abs(found.saved):,.0f} {word} {what} than with {old}{ends}, {found.series:,} series."
+    )
 
 
 def _scores(title: str, methods: Mapping[str, MethodResult], left_out: Sequence[str]) -> Table:
@@ -128,4 +176,7 @@ def show_outcome(outcome: Outcome) -> None:
     else:
         show_backtest(outcome.backtest)
     console.print(f"Forecasts: {outcome.forecasts_csv}", soft_wrap=True)
+    others = [path.name for path in outcome.files if path != outcome.forecasts_csv]
+    if others:
+        console.print(f"           and beside it {', '.join(others)}", soft_wrap=True)
     console.print(f"Report:    {outcome.report}", soft_wrap=True)

@@ -1,0 +1,219 @@
+"""``--future FILE``: prices, promotions, holidays and own columns of the coming days, as a person plans them.
+
+The file has a row for each day and product; without a product column, or with an empty cell there, a row is for all
+products, and likewise for stores. Its columns are named as in the sales file, or as the sales reader knows them.
+What it says goes before what the sales file itself said of those days. Nothing is guessed: a product or store that
+the sales do not have, a day that is not on their calendar and a cell that cannot be read are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from trend_common.errors import DataError
+from trend_common.panel import SalesPanel
+from trend_common.panel.cells import clean_key
+from trend_common.panel.dates import parse_dates
+from trend_common.panel.findings import Report
+from trend_common.panel.numeric import parse_flags, parse_numbers
+from trend_common.panel.reading import read_table
+from trend_common.panel.vocabulary import known_role
+from trend_common.scoring import future_dates, next_origin
+
+__all__ = ["with_future"]
+
+_KEYS: Final = ("store", "product")
+_SHOWN: Final = 5
+
+
+def with_future(
+    panel: SalesPanel, path: Path, horizon: int, *, date_format: str | None = None
+) -> tuple[SalesPanel, tuple[str, ...]]:
+    """The panel with what a file says of the steps after it.
+
+    Args:
+        panel: Sales.
+        path: CSV, Parquet or Excel.
+        horizon: H; days after it are not needed.
+        date_format: Form of the dates, as for the sales.
+
+    Returns:
+        The panel, and what a person should know: days that are missing, or that the forecast does not reach.
+
+    Raises:
+        DataError: The file cannot be read, or names what the sales do not have; every problem is named.
+    """
+    report = Report()
+    raw = read_table(path, report).frame
+    roles = _roles(panel, [str(name) for name in raw.columns], path)
+    dates = parse_dates(raw[roles["date"]], roles["date"], report, date_format=date_format)
+    report.stop_if_blocked()
+    rows = pd.DataFrame({"ds": dates.days.to_numpy()})
+    _refuse(path, np.asarray(rows["ds"].isna()), f"has no date that can be read in column {roles['date']!r}", _DATES)
+    for key in _KEYS:
+        rows[key] = clean_key(raw[roles[key]]).to_numpy() if key in roles else ""
+        known = set(panel.static[key])
+        strange = rows[key][(rows[key] != "") & ~rows[key].isin(known)]
+        _refuse(
+            path,
+            np.asarray(rows[key].isin(strange)),
+            f"names a {key} that is not in the sales: {', '.join(repr(one) for one in strange.unique()[:_SHOWN])}",
+            f"Write each {key} as in the sales file, or remove those rows; products without any sales yet need a row "
+            "in the sales file first.",
+        )
+    values = [name for name in panel.known_ahead if name in roles]
+    for name in values:
+        rows[name] = _numbers(raw[roles[name]], name, roles[name], path)
+    noted: list[str] = []
+    steps = future_dates(panel, next_origin(panel), horizon)
+    rows = _within(rows, panel, steps, path, noted)
+    spread = _for_series(rows, panel, values, path)
+    _tell_gaps(spread, steps, values, noted)
+    for name in values:
+        if name not in panel.frame.columns:
+            noted.append(
+                f"{name}: your sales file has no such column, so its effect is not known and it is not used."
+            )
+    if "price" in values and {"returns", "order"} & set(panel.columns):
+        noted.append("price: the sales are order lines, whose prices follow from what was sold; it is not used.")
+    values = [name for name in values if name in panel.frame.columns]
+    return replace(panel, future=_laid_over(panel, spread, values)), tuple(noted)
+
+
+_DATES: Final = "Write dates as in the sales file, such as 2024-03-31, or say how with --date-format."
+
+
+def _roles(panel: SalesPanel, names: list[str], path: Path) -> dict[str, str]:
+    """Role → column of this file."""
+    sold = {source: role for role, source in panel.columns.items()}
+    usable = {"date", *_KEYS, *panel.known_ahead}
+    roles: dict[str, str] = {}
+    for name in names:
+        role = sold.get(name) or (name if name in usable else known_role(name))
+        if role in usable and role not in roles:
+            roles[str(role)] = name
+    if "date" not in roles:
+        raise DataError(
+            f"{path.name} has no column of dates; its columns are {', '.join(names[:20])}.",
+            "Name it as in the sales file, or 'date'.",
+        )
+    if not set(roles) & set(panel.known_ahead):
+        raise DataError(
+            f"{path.name} has no column that can be known ahead; its columns are {', '.join(names[:20])}.",
+            f"It can have {', '.join(panel.known_ahead)}, named so or as in the sales file.",
+        )
+    return roles
+
+
+def _numbers(cells: pd.Series, role: str, column: str, path: Path) -> np.ndarray:
+    """[rows] values; empty cells are unknown."""
+    if role in ("promo", "holiday"):
+        blank = cells.isna() | (cells.astype(str).str.strip() == "")
+        values = parse_flags(cells, ".", blank_is_no=False)
+        return np.where(blank, np.nan, np.clip(values, 0.0, 1.0))
+    found = parse_numbers(cells, ".")
+    if found.unreadable.any():
+        other = parse_numbers(cells, ",")
+        found = other if not other.unreadable.any() else found
+    wrong = found.unreadable | ((found.values <= 0) if role == "price" else np.zeros(len(cells), dtype=bool))
+    _refuse(
+        path, wrong, f"has no usable number in column {column!r}", "Prices are above 0; leave unknown cells empty."
+    )
+    return found.values
+
+
+def _refuse(path: Path, wrong: np.ndarray, what: str, hint: str) -> None:
+    rows = np.flatnonzero(wrong)
+    if rows.size:
+        named = ", ".join(str(row + 2) for row in rows[:_SHOWN])
+        raise DataError(f"{path.name}: line {named} {what} ({rows.size:,} of {len(wrong):,} lines).", hint)
+
+
+def _within(
+    rows: pd.DataFrame, panel: SalesPanel, steps: pd.DatetimeIndex, path: Path, noted: list[str]
+) -> pd.DataFrame:
+    """The rows on the steps to be forecast."""
+    off = rows[(rows["ds"] >= steps[0]) & (rows["ds"] <= steps[-1]) & ~rows["ds"].isin(steps)]
+    if len(off):
+        near = steps[int(np.abs(steps - off["ds"].iloc[0]).argmin())]
+        raise DataError(
+            f"{path.name}: {off['ds'].iloc[0].date()} is not on the calendar of the sales ({len(off):,} lines).",
+            f"Each step is dated as in the sales file; the nearest is {near.date()}.",
+        )
+    inside = rows["ds"].isin(steps)
+    if not inside.any():
+        raise DataError(
+            f"{path.name} says nothing of {steps[0].date()} to {steps[-1].date()}, which are to be forecast; its "
+            f"dates are {rows['ds'].min().date()} to {rows['ds'].max().date()}.",
+            "Give the days after the last one of the sales file.",
+        )
+    before, after = int((rows["ds"] < steps[0]).sum()), int((rows["ds"] > steps[-1]).sum())
+    if before:
+        noted.append(
+            f"{before:,} lines lie before {steps[0].date()}, the first day to be forecast, and are not used."
+        )
+    if after:
+        noted.append(f"{after:,} lines lie after {steps[-1].date()}, the last day to be forecast, and are not used.")
+    return rows[inside]
+
+
+def _for_series(rows: pd.DataFrame, panel: SalesPanel, values: list[str], path: Path) -> pd.DataFrame:
+    """One row a series and step; lines that name a product go before the others, then those that name a store."""
+    static = panel.static.rename_axis("unique_id").reset_index()[["unique_id", *_KEYS]]
+    parts: list[pd.DataFrame] = []
+    for named in ((), ("store",), ("product",), ("product", "store")):
+        part = rows[np.logical_and.reduce([(rows[key] != "") == (key in named) for key in _KEYS])]
+        if not len(part):
+            continue
+        twice = part.duplicated(["ds", *_KEYS], keep=False)
+        if twice.any() and len(part[twice].drop_duplicates()) > int((~part[twice].duplicated(["ds", *_KEYS])).sum()):
+            first = part[twice].iloc[0]
+            where = " ".join(text for text in (first["store"], first["product"]) if text) or "all products"
+            raise DataError(
+                f"{path.name} says two things of {first['ds'].date()} for {where}.",
+                "Keep one line for each day, store and product.",
+            )
+        part = part.drop_duplicates(["ds", *_KEYS])
+        if named:
+            merged = part.drop(columns=[key for key in _KEYS if key not in named]).merge(static, on=list(named))
+        else:
+            merged = part.drop(columns=list(_KEYS)).merge(static[["unique_id"]], how="cross")
+        parts.append(merged[["unique_id", "ds", *values]])
+    if not parts or not sum(len(part) for part in parts):
+        raise DataError(
+            f"No product of {path.name} is sold in the store that its line names.",
+            "Check the store and product columns.",
+        )
+    laid = parts[0].set_index(["unique_id", "ds"])
+    for part in parts[1:]:
+        laid = part.set_index(["unique_id", "ds"]).combine_first(laid)
+    return laid.reset_index().sort_values(["unique_id", "ds"], ignore_index=True)
+
+
+def _tell_gaps(spread: pd.DataFrame, steps: pd.DatetimeIndex, values: list[str], noted: list[str]) -> None:
+    series = spread["unique_id"].nunique()
+    for name in values:
+        known = int(spread[name].notna().sum())
+        missing = series * len(steps) - known
+        if missing:
+            noted.append(
+                f"{name}: unknown for {missing:,} of {series * len(steps):,} product days of the file; those "
+                "days are forecast as if nobody knew."
+            )
+
+
+def _laid_over(panel: SalesPanel, spread: pd.DataFrame, values: list[str]) -> pd.DataFrame:
+    """The panel's own plans with the file's on top."""
+    columns: Mapping[str, object] = {name: None for name in panel.future.columns}
+    new = spread[["unique_id", "ds", *values]].set_index(["unique_id", "ds"])
+    old = panel.future.set_index(["unique_id", "ds"])
+    merged = new.combine_first(old) if len(old) else new
+    merged = merged.reset_index().sort_values(["unique_id", "ds"], ignore_index=True)
+    order = [name for name in columns if name in merged.columns]
+    return merged[[*order, *(name for name in merged.columns if name not in columns)]]
