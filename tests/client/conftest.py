@@ -13,6 +13,7 @@ import pytest
 
 from trend_client.backtest import backtest, baseline_forecasters
 from trend_client.report import Privacy, ReportData, SentMessage
+from trend_client.why.contributions import Contributions
 from trend_common.panel import Finding, SalesPanel
 from trend_common.scoring import next_origin
 
@@ -64,16 +65,52 @@ def make_report() -> MakeReport:
     return report_of
 
 
+def complete(data: ReportData) -> ReportData:
+    """The same report with every part that other commands add."""
+    ids, tested = list(data.forecast.ids), data.backtest
+    assert tested is not None
+    methods = dict(tested.methods)
+    methods["zero-shot"] = methods["shared"] = methods["personal"] = methods["chosen"]
+    y = tested.actuals.y.copy()
+    y[0, 3] = 4 * y.max()  # a day that went otherwise
+    orders = pd.DataFrame(
+        {
+            "unique_id": ids,
+            "on_hand": 12.0,
+            "on_order": [0.0, 30.0, 0.0],
+            "order": [144.0, 60.0, 0.0],
+            "runs_out": ["2024-07-04", None, None],
+            "stockout_without": [0.97, 0.4, 0.01],
+            "stockout_with": [0.06, 0.05, 0.01],
+            "lost_without": [61.3, 8.0, 0.0],
+        }
+    )
+    trends = pd.DataFrame(
+        {"unique_id": ids, "trend": ["up", "flat", ""], "down": [0.1, 0.2, np.nan], "flat": [0.2, 0.6, np.nan]}
+    ).assign(up=lambda table: 1 - table["down"] - table["flat"])
+    parts = np.arange(3 * 6 * HORIZON, dtype=float).reshape(3, 6, HORIZON) - 40
+    base = np.full((3, HORIZON), 100.0)
+    made_of = Contributions(tuple(ids), data.forecast.ds[0], base, parts, base + parts.sum(axis=1))
+    return replace(
+        data,
+        backtest=replace(tested, methods=methods, actuals=replace(tested.actuals, y=y)),
+        orders=orders,
+        trends=trends,
+        contributions=made_of,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_complete() -> Callable[[ReportData], ReportData]:
+    return complete
+
+
 @pytest.fixture(scope="session")
 def make_full_report() -> Callable[[], ReportData]:
-    """A report with every section that there is."""
+    """A report with every section that there is, about products and stores with long names."""
 
     def make() -> ReportData:
         long = "Extraordinarily long product name that nobody would print on a label " + "x" * 60
-        data = report_of(panel_named(long, store="The store beside the harbour of a town with a long name"))
-        assert data.backtest is not None
-        methods = dict(data.backtest.methods)
-        methods["zero-shot"] = methods["shared"] = methods["personal"] = methods["chosen"]
-        return replace(data, backtest=replace(data.backtest, methods=methods))
+        return complete(report_of(panel_named(long, store="The store beside the harbour of a town with a long name")))
 
     return make

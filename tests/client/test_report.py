@@ -65,11 +65,13 @@ class Reader(HTMLParser):
 
 
 @pytest.mark.parametrize("code", ["en", "zh"])
-def test_nothing_a_product_is_called_becomes_markup(make_panel: Any, make_report: Any, code: str) -> None:
+def test_nothing_a_product_is_called_becomes_markup(
+    make_panel: Any, make_report: Any, make_complete: Any, code: str
+) -> None:
     panel = make_panel(EVIL)
     panel = replace(panel, static=panel.static.assign(store=EVIL, category=EVIL, description=EVIL + "!"))
     panel = replace(panel, columns={"units": EVIL})
-    full = replace(make_report(panel), language=code)
+    full = replace(make_complete(make_report(panel)), language=code)
     sent = [SentMessage(NOW, EVIL, 1, EVIL)]
     privacy = replace(full.privacy or Privacy(None, 0, "", 1, 1), unit=EVIL, statement=EVIL)
     html = render_report(replace(full, sent=sent, privacy=privacy, title=EVIL))
@@ -223,3 +225,44 @@ def test_importing_the_report_does_not_draw() -> None:
     code = f"import sys, trend_client.report; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_part_without_data_is_absent(data: ReportData, make_complete: Any) -> None:
+    bare, full = (render_report(one) for one in (data, make_complete(data)))
+    for part in ("orders", "learned"):
+        assert f'id="{part}"' not in bare
+        assert f'href="#{part}"' not in bare
+        assert f'id="{part}"' in full
+    assert 'class="parts"' not in bare
+    assert "are heading up" not in bare
+
+
+def test_the_orders_are_the_urgent_ones_and_no_others(data: ReportData, make_complete: Any) -> None:
+    html = render_report(make_complete(data))
+    section = html[html.index('<section id="orders"') :]
+    text = Reader(section[: section.index("</section>")] + "</section>").text
+    assert "2 of 3 products should be ordered today; without that, 69 would be lost" in text
+    assert "144" in text
+    assert "4 Jul 2024" in text
+    assert "97 % → 6 %" in text
+    assert "12 + 30 on order" in text
+    assert "Rye bread 3" not in text, "nothing is to be ordered of it"
+
+
+def test_the_parts_of_a_forecast_and_its_trend(data: ReportData, make_complete: Any) -> None:
+    full = make_complete(data)
+    html = render_report(full)
+    total = full.contributions.total(full.contributions.ids.index("b"))
+    assert f"recent course <b>{EN.amount(total['history'])}" in html.replace("+", "")
+    assert "Of 2 series with a trend, 1 are heading up, 1 stay level and 0" in html
+    assert "trend: up 70\u00a0%, level 20\u00a0%, down 10\u00a0%" in html
+
+
+def test_unusual_days_are_those_outside_the_interval(data: ReportData, make_complete: Any) -> None:
+    full = make_complete(data)
+    assert full.backtest is not None
+    html = render_report(full)
+    section = html[html.index('<section id="anomalies"') :]
+    text = Reader(section[: section.index("</section>")] + "</section>").text
+    assert EN.date(full.backtest.actuals.ds[3]) in text
+    assert EN.amount(float(full.backtest.actuals.y[0, 3])) in text

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trend_client.backtest import Backtest
-from trend_common.forecasts import Forecast
-from trend_common.panel import SalesPanel
 from trend_common.scoring import MINIMUM_HISTORY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trend_client.backtest import Backtest
+    from trend_client.why.contributions import Contributions
+    from trend_common.forecasts import Forecast
+    from trend_common.panel import SalesPanel
 
 __all__ = ["Privacy", "ReportData", "SentMessage"]
 
@@ -57,6 +63,8 @@ class SentMessage:
 class ReportData:
     """All that one report shows. All of it is private but ``privacy`` and ``sent``.
 
+    A part that is None is absent from the report.
+
     Attributes:
         panel: The sales.
         forecast: The forecasts that the planner gets, after the panel's end.
@@ -67,6 +75,9 @@ class ReportData:
         top: Number of series with a chart, the largest by recent volume.
         title: The retailer's name; default the panel's.
         language: "en" or "zh"; None takes this machine's.
+        orders: The order list of ``trend-client orders``, as in ``orders.csv``.
+        trends: Which way each series is heading, as in ``trend.csv``.
+        contributions: What the forecasts of some series, or of all, are made of.
     """
 
     panel: SalesPanel
@@ -78,6 +89,9 @@ class ReportData:
     top: int = 6
     title: str = ""
     language: str | None = None
+    orders: pd.DataFrame | None = None
+    trends: pd.DataFrame | None = None
+    contributions: Contributions | None = None
 
     def largest(self) -> list[str]:
         """The ``top`` forecast series with the most sales over their last year of steps, largest first."""

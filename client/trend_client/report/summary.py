@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trend_client.gate import CHOSEN
 from trend_client.report.movers import COVERAGE, Change, movers
+from trend_client.report.reasons import heading
 from trend_client.report.verdict import called, only_old
 
 if TYPE_CHECKING:
@@ -178,12 +179,12 @@ def mover_rows(
     """
     rises, falls = movers(found, _SHOWN, data.forecast, data.backtest)
     return {
-        "rises": [_mover(one, names(one.series), lang) for one in rises],
-        "falls": [_mover(one, names(one.series), lang) for one in falls],
+        "rises": [_mover(one, names(one.series), heading(one.series, data.trends, lang), lang) for one in rises],
+        "falls": [_mover(one, names(one.series), heading(one.series, data.trends, lang), lang) for one in falls],
     }
 
 
-def _mover(one: Change, texts: dict[str, str], lang: Language) -> dict[str, Any]:
+def _mover(one: Change, texts: dict[str, str], trend: str, lang: Language) -> dict[str, Any]:
     widest = max(one.before, one.high, one.expected) or 1.0
 
     def place(value: float) -> float:
@@ -200,5 +201,6 @@ def _mover(one: Change, texts: dict[str, str], lang: Language) -> dict[str, Any]
             "%(share)s interval: %(low)s to %(high)s", share=lang.percent(COVERAGE), low=low, high=high
         ),
         "sure": one.clear,
+        "trend": trend,
         "at": {name: place(getattr(one, name)) for name in ("before", "expected", "low", "high")},
     }

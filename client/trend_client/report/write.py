@@ -11,10 +11,12 @@ import numpy as np
 from trend_client.backtest import Backtest
 from trend_client.gate import CHOSEN
 from trend_client.report import words
+from trend_client.report.actions import orders
 from trend_client.report.charts import fan_chart
 from trend_client.report.data import ReportData
 from trend_client.report.language import Language, language
 from trend_client.report.movers import changes
+from trend_client.report.reasons import anomalies, parts_of, trend_sentence
 from trend_client.report.summary import mover_rows, summary, tiles
 from trend_client.report.verdict import learned, method_rows, mixed, verdict, worth
 from trend_common import __version__
@@ -60,6 +62,10 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
     panel, forecast = data.panel, data.forecast
     young = data.new_series()
     found = changes(panel, forecast)
+
+    def names(name: str) -> dict[str, str]:
+        return _described(data, name, lang)
+
     return {
         "lang": lang.html,
         "gap": lang.gap,
@@ -68,10 +74,14 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
         "created": lang.moment(data.created),
         "summary": summary(data, found, lang),
         "tiles": tiles(data, found, lang),
-        "movers": mover_rows(data, found, lambda name: _described(data, name, lang), lang),
+        "movers": mover_rows(data, found, names, lang),
+        "orders": orders(data.orders, names, lang),
+        "trends": trend_sentence(data.trends, lang),
+        "anomalies": anomalies(data.backtest, names, lang),
         "charts": [_chart(data, name, lang) for name in data.largest()],
         "n_forecast": lang.number(len(forecast)),
         "span": lang.span(forecast.ds.min(), forecast.ds.max()) if len(forecast) else "",
+        "explained": data.contributions is not None,
         "has_promo": "promo" in panel.frame,
         "has_holiday": "holiday" in panel.frame,
         "backtest": None if data.backtest is None else _backtest(data.backtest, lang),
@@ -142,6 +152,7 @@ def _chart(data: ReportData, name: str, lang: Language) -> dict[str, Any]:
         "alternative": words.alternative(texts["product"], history, ahead, freq, lang),
         "facts": facts,
         "method": method,
+        "parts": parts_of(name, data.contributions, lang),
     }
 
 
