@@ -38,8 +38,7 @@ def run_app(app: typer.Typer) -> Callable[[], None]:
                 stderr.print(escape(error.hint), soft_wrap=True)
             sys.exit(int(error.exit_code))
         except (KeyboardInterrupt, typer.Abort):
-            stderr.print("Interrupted. The same command continues where this one stopped.")
-            sys.exit(int(ExitCode.INTERRUPTED))
+            result = int(ExitCode.INTERRUPTED)
         except Exception as error:
             # click's own usage errors carry an exit code and a formatted message.
             show = getattr(error, "show", None)
@@ -48,6 +47,9 @@ def run_app(app: typer.Typer) -> Callable[[], None]:
                 show()
                 sys.exit(int(ExitCode.USAGE))
             raise
-        sys.exit(result if isinstance(result, int) else 0)
+        code = result if isinstance(result, int) else 0
+        if code == ExitCode.INTERRUPTED:  # typer makes this number of a Ctrl-C, and raises nothing
+            stderr.print("Interrupted. The same command continues where this one stopped.")
+        sys.exit(code)
 
     return main

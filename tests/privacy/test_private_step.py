@@ -158,6 +158,31 @@ def test_the_chunk_changes_nothing_but_memory(chunk: int, units: int) -> None:
     assert sum(seen) == units
 
 
+def test_a_unit_that_is_taken_out_moves_the_others_by_rounding_alone(
+    make_model: Factory, make_batch: Factory
+) -> None:
+    """Products of matrices round by their shapes: float32 gradients of the others may change in their last bits."""
+    model, whole, clip = make_model(), make_batch(2 * 150), 0.05
+
+    def clipped(kept: NDArray[np.int64]) -> Tensor:
+        rows = torch.from_numpy(np.stack([2 * kept, 2 * kept + 1], axis=1).ravel())
+        found = []
+        with PerSeriesGradients(model, 2) as gradients:
+            for part in rows.split(2 * 64):
+                gradients.start(len(part))
+                gradients.backward(model(whole.rows(part)).loss_per_sample)
+                found.append(torch.cat([g.double().flatten(1) for g in gradients.collect().values()], dim=1))
+        joined = torch.cat(found)
+        return joined * (clip / joined.norm(dim=1, keepdim=True)).clamp(max=1)
+
+    everybody = np.arange(150)
+    before = clipped(everybody)
+    for gone in (0, 70, 149):
+        kept = np.delete(everybody, gone)
+        moved = (clipped(kept) - before[kept]).norm(dim=1).sum()
+        assert float(moved) < 1e-4 * clip, "beside the clip that the accountant knows of"
+
+
 def test_one_bad_series_does_not_silence_the_others() -> None:
     """A NaN must count as zero: it would otherwise tell the server that this series is there."""
     good = torch.randn(3, 2, D) * 1e-3
@@ -221,6 +246,24 @@ def test_seeding_torch_does_not_repeat_the_noise() -> None:
         return release(torch.zeros(3, 1, D), sigma=2.0)
 
     assert not np.array_equal(seeded(), seeded())
+
+
+@given(sigma=st.floats(0.01, 50), clip=st.floats(1e-3, 10), seed=st.integers(0, 2**16))
+@settings(max_examples=40, deadline=None)
+def test_what_leaves_is_a_multiple_of_a_public_grid(sigma: float, clip: float, seed: int) -> None:
+    """So that a value near zero shows no more digits of the sum than another one. The grid is far below the noise."""
+    torch.manual_seed(seed)
+    grid = 2.0 ** (np.floor(np.log2(sigma * clip)) - 24)
+    assert sigma * clip * 2**-25 < grid <= sigma * clip * 2**-24
+    released = release(torch.randn(3, 2, D), sigma=sigma, clip=clip).astype(np.float64) / grid
+    assert (released == np.round(released)).all()
+
+
+def test_the_grid_is_public_and_there_for_values_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise that all but cancels the sum: without the grid the difference would be released in full precision."""
+    data = torch.full((1, 1, D), 0.1)
+    monkeypatch.setattr(SecureGenerator, "gaussian", lambda self, size: np.full(size, -0.05 * (1 + 1e-12)))
+    assert (release(data, sigma=2.0) == 0).all()
 
 
 def test_an_empty_sample_still_adds_noise() -> None:

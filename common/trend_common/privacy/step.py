@@ -8,9 +8,10 @@ g_u is the gradient of unit u over all trainable parameters together, ‖·‖ i
 public number. Adding or removing one unit moves the sum by at most C, whatever the unit holds: a unit whose gradient
 is not finite counts as zero, since one NaN in a released sum would show that the unit is there.
 
-Clipping is Opacus's ``DPOptimizer``, on float64 copies on the CPU, so that the sensitivity holds to the last bits and
-nothing of reduced precision comes near it; the noise is :class:`~trend_common.privacy.noise.SecureGenerator`'s and is
-added in float64, before the one rounding to float32. Copies are cheap: the per-unit gradients of a LoRA are small.
+Clipping is Opacus's ``DPOptimizer``, on float64 copies on the CPU, so that no clipped gradient is longer than C but
+for the last of 53 bits; the noise is :class:`~trend_common.privacy.noise.SecureGenerator`'s and is added in float64.
+The noised sum is rounded to a public grid and then, once, to float32. Copies are cheap: the per-unit gradients of a
+LoRA are small. What float32 leaves in the forward and backward pass before that is in ``docs/privacy.md``.
 
 What is returned is noised. How many units were drawn or clipped, losses and norms are not returned; for the client's
 own screen there is :class:`LocalDiagnostics`, which has no way to the wire.
@@ -18,10 +19,11 @@ own screen there is :class:`LocalDiagnostics`, which has no way to the wire.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -38,6 +40,9 @@ __all__ = ["LocalDiagnostics", "Losses", "private_gradient", "private_update"]
 
 Losses = Callable[[NDArray[np.int64]], Tensor]
 """Unit indices [n] → losses [n · k] by the model under training, k windows of a unit side by side."""
+
+_GRID_BITS: Final = 24
+"""As many digits as a float32 has: the rounding changes nothing that training could notice."""
 
 
 @dataclass
@@ -190,13 +195,26 @@ def _noised(
         flat.grad_sample = by_unit  # type: ignore[attr-defined]
         optimizer.clip_and_accumulate()
     optimizer.add_noise()
-    optimizer.scale_grad()
     assert flat.grad is not None
+    flat.grad = _on_grid(flat.grad, bucket.noise_multiplier * clip)
+    optimizer.scale_grad()
     parts = torch.split(flat.grad, sizes)
     return {
         name: part.reshape(p.shape).numpy().astype(np.float32)
         for (name, p), part in zip(parameters.items(), parts, strict=True)
     }
+
+
+def _on_grid(noised: Tensor, deviation: float) -> Tensor:
+    """Noised sums as multiples of a public power of two, about 2⁻²⁴ of the noise's standard ``deviation``.
+
+    A float64 near zero shows more digits of the sum and the noise that made it than a larger one does. Rounded, every
+    value that can leave stands for some 2²⁸ floating-point sums, near zero as elsewhere. Post-processing: no cost.
+    """
+    if deviation == 0:
+        return noised
+    grid = 2.0 ** (math.floor(math.log2(deviation)) - _GRID_BITS)
+    return torch.round(noised / grid) * grid
 
 
 def _drop_not_finite(by_unit: Tensor, clip: float, diagnostics: LocalDiagnostics | None) -> None:

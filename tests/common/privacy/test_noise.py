@@ -43,6 +43,14 @@ def test_moments_are_those_of_the_normal(power: int, moment: float) -> None:
     assert abs(float((values**power).mean()) - moment) < 6 * error
 
 
+def test_half_a_per_cent_of_missing_noise_is_seen() -> None:
+    """The deviation of four million draws is known to a few thousandths; six standard errors either way."""
+    size = 4_000_000
+    deviation = float(np.concatenate([generator.gaussian(500_000) for _ in range(size // 500_000)]).std())
+    assert abs(deviation - 1) < 6 / math.sqrt(2 * size)
+    assert 6 / math.sqrt(2 * size) < 0.005
+
+
 def test_both_tails_are_there() -> None:
     """P(|Z| > 4) is 6.3·10⁻⁵: about 13 of 200,000, and a truncated normal would have none."""
     beyond = int((np.abs(generator.gaussian(200_000)) > 4).sum())
