@@ -119,3 +119,13 @@ def test_the_engines_of_a_simulation_end_with_the_same_weights(tiny_backbone: Pa
     assert found["relative_weight_difference"]["trend-sim"] < 0.01
     assert found["engines"]["floor"]["cpu_s"] > found["training_cpu_s"][0] > 0
     assert found["engines"]["trend-sim"]["norm"] > 0
+
+
+@pytest.mark.slow
+def test_rounds_over_tls_are_timed_by_the_server(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    run("wire", "--clients", "2", "--rounds", "2", "--stock", "0", "--json", str(target))
+    (row,) = result(target)["rows"]
+    assert len(row["round_s"]) == 2
+    assert row["server_memory_mb"] > 20
+    assert row["server_cpu_s"] > 0
