@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import Final
 
@@ -98,19 +99,28 @@ def _by_pandas(body: memoryview, separator: str, names: list[str], report: Repor
         )
     report.found("ragged_lines", skipped, f"{skipped} line(s) have more cells than the header.")
     frame = frame.fillna("")
-    _no_swallowed_lines(body, frame, skipped, report)
+    _no_swallowed_lines(body, frame, separator, skipped, report)
     return frame
 
 
-def _no_swallowed_lines(body: memoryview, frame: pd.DataFrame, skipped: int, report: Report) -> None:
-    """Between two stray quotation marks a parser takes any number of lines for one cell."""
+def _no_swallowed_lines(body: memoryview, frame: pd.DataFrame, separator: str, skipped: int, report: Report) -> None:
+    """Between two stray quotation marks a parser takes any number of lines for one cell.
+
+    A cell that holds a line break is fine (an address); one that also holds a line's worth of separators is not.
+    """
     lines = sum(bytes(body[at : at + _BLOCK]).count(b"\n") for at in range(0, len(body), _BLOCK))
-    if lines - len(frame) - skipped <= _MOST_BREAKS:
+    if lines <= len(frame) + skipped:
         return
+    swallowed = 0
     for name in frame.columns:
-        breaks = pd.Series(frame[name].unique(), dtype=object).str.count("\n")
+        distinct = pd.Series(frame[name].unique(), dtype=object).astype(str)
+        broken = distinct[distinct.str.contains("\n", regex=False)]
+        breaks = broken.str.count("\n")
         if len(breaks) and breaks.max() > _MOST_BREAKS:
             raise _unclosed(f"a cell of {name!r} goes on over {int(breaks.max()) + 1} lines", report)
+        swallowed += int((broken.str.count(re.escape(separator)) >= len(frame.columns) - 1).sum())
+    if swallowed:
+        raise _unclosed(f"{swallowed} cell(s) hold whole lines", report)
 
 
 def _unclosed(what: str, report: Report) -> DataError:

@@ -43,7 +43,7 @@ _BOMS: Final = (
 )
 _LETTERS: Final = re.compile(rb"[\xc2-\xf4][\x80-\xbf]+")
 _HIGH_RUNS: Final = re.compile(rb"([A-Za-z]?)([\x80-\xff]+)")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f]")
+_CONTROL: Final = re.compile(r"[\x00-\x06\x08\x0e-\x1a\x1c-\x1f]")
 _MARKUP: Final = re.compile(rb"\s*<(?:!doctype|\?xml|html|table|head|body|div|meta|style)", re.IGNORECASE)
 _JSON: Final = re.compile(rb'\s*(?:\{\s*["}]|\[\s*(?:[\[{"\]]|-?\d))')
 _BLANK: Final = b"\x00\x09\x0a\x0d\x20"
@@ -142,7 +142,7 @@ def as_utf8(raw: bytes) -> tuple[bytes, str, int]:
             broken = decoded.count("\ufffd")
         text = decoded.removeprefix("\ufeff").encode("utf-8", errors="replace")
     sample = text[:20_000].decode("utf-8", errors="ignore")
-    if len(_CONTROL.findall(sample)) > 0.001 * len(sample):
+    if len(_CONTROL.findall(sample)) > 0.01 * len(sample):
         raise DataError("The file is binary, not a table of text.", SAVE_AS)
     return text, encoding, broken
 

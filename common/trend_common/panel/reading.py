@@ -169,7 +169,10 @@ def _separator(sample: str) -> str:
     """The separator under which most lines have the same number of cells, and more than one."""
 
     def quality(separator: str) -> tuple[float, int]:
-        rows = [row for row in csv.reader(io.StringIO(sample), delimiter=separator) if row]
+        try:
+            rows = [row for row in csv.reader(io.StringIO(sample), delimiter=separator) if row]
+        except csv.Error:  # a cell beyond the limit: not by this separator
+            return 0.0, 0
         width = usual_width(rows)
         return (0.0, 0) if width < 2 else (sum(len(row) == width for row in rows) / len(rows), width)
 
