@@ -63,7 +63,7 @@ def deliver(
     Raises:
         UsageError: ``mint`` with more series than it can take.
     """
-    tables: Sequence[Format] = tuple(dict.fromkeys((*wishes.formats, "parquet")))  # type: ignore[arg-type]
+    tables: Sequence[Format] = tuple(dict.fromkeys((*wishes.formats, "parquet")))
     if wishes.reconcile == "mint" and panel.n_series > MINT_LARGEST:
         raise UsageError(
             f"--reconcile mint takes up to {MINT_LARGEST:,} series, the file has {panel.n_series:,}.",

@@ -241,7 +241,7 @@ def _blended(single: Choice, names: Sequence[str], panel: Array, own: Array) -> 
     """The blend of the given weights [M] and [S, M]."""
 
     def named(row: Array) -> dict[str, float]:
-        return {names[column]: float(row[column]) for column in np.flatnonzero(row)}
+        return {names[int(column)]: float(row[column]) for column in np.flatnonzero(row)}
 
     weights = {series: named(row) for series, row in zip(single.methods, own, strict=True)}
     heaviest = {series: max(row, key=lambda name: row[name]) for series, row in weights.items()}

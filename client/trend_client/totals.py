@@ -86,6 +86,7 @@ class Sums:
     horizon: int
     paths: int = PATHS
     _labels: pd.DataFrame = field(init=False, repr=False)
+    _pairs: list[tuple[str, str]] = field(init=False, repr=False)
     _nodes: pd.MultiIndex = field(init=False, repr=False)
     _mean: Array = field(init=False, repr=False)
     _samples: NDArray[np.float32] = field(init=False, repr=False)
@@ -94,7 +95,8 @@ class Sums:
 
     def __post_init__(self) -> None:
         self._labels = labels(self.static)
-        pairs = [(level, name) for level in self._labels for name in sorted(set(self._labels[level]) - {""})]
+        pairs = [(str(level), name) for level in self._labels for name in sorted(set(self._labels[level]) - {""})]
+        self._pairs = pairs
         self._nodes = pd.MultiIndex.from_tuples(pairs)
         self._mean = np.zeros((len(pairs), self.horizon))
         self._samples = np.zeros((len(pairs), self.paths, self.horizon), dtype=np.float32)
@@ -121,7 +123,7 @@ class Sums:
         kept = np.flatnonzero(self._series > 0)
         if self._ds is None or not len(kept):
             return pd.DataFrame(columns=["level", "store", "category", "product", "series", "ds", "mean"])
-        names = [self._nodes[row] for row in kept]
+        names = [self._pairs[int(row)] for row in kept]
         columns: dict[str, Any] = {"level": np.repeat([level for level, _ in names], self.horizon)}
         for key in ("store", "category", "product"):
             text = [_part(level, name, key) for level, name in names]
@@ -160,8 +162,8 @@ def summed_panel(panel: SalesPanel) -> SalesPanel:
         made = pd.DataFrame(parts).reset_index()
         return made.assign(unique_id=f"{level}/" + made["unique_id"].astype(str))
 
-    frames = [together(panel.frame, level, past=True) for level in belongs]
-    futures = [together(panel.future, level, past=False) for level in belongs] if len(panel.future) else []
+    frames = [together(panel.frame, str(level), past=True) for level in belongs]
+    futures = [together(panel.future, str(level), past=False) for level in belongs] if len(panel.future) else []
     frame = pd.concat(frames, ignore_index=True).sort_values(["unique_id", "ds"], ignore_index=True)
     # A sum's calendar has no holes: a day on which none of its parts exists is unknown.
     frame = _regular(frame, panel.offset)
