@@ -27,11 +27,17 @@ class Processes:
         self, script: str, *arguments: object, log: str, env: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start ``script`` with its output in ``log``."""
+        return self.start_command([sys.executable, str(HERE / script)], *arguments, log=log, env=env)
+
+    def start_command(
+        self, command: list[str], *arguments: object, log: str, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start any command with its output in ``log``."""
         import os
 
         with (self.folder / log).open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, str(HERE / script), *map(str, arguments)],
+                [*command, *map(str, arguments)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from trend_client.home import ClientHome
@@ -125,6 +126,25 @@ def test_nothing_else_is_accepted(tmp_path: Path, make: Callable[[Path], bytes])
     rotate_authority(tmp_path / "ours")
     assert successor(old, renewals(tmp_path / "ours")) is not None
     assert successor(old, make(tmp_path)) is None
+
+
+def test_a_root_that_its_own_key_did_not_sign_is_not_pinned(tmp_path: Path) -> None:
+    """Name, key and cross certificate are right, but somebody else wrote what else stands in it."""
+    old = ensure_authority(tmp_path / "ours")
+    rotate_authority(tmp_path / "ours")
+    cross, root = x509.load_pem_x509_certificates(renewals(tmp_path / "ours"))
+    builder = (
+        x509.CertificateBuilder(extensions=list(root.extensions))
+        .subject_name(root.subject)
+        .issuer_name(root.subject)
+        .public_key(root.public_key())  # type: ignore[arg-type]
+        .serial_number(root.serial_number)
+        .not_valid_before(root.not_valid_before_utc)
+        .not_valid_after(root.not_valid_after_utc + timedelta(days=3650))
+    )
+    forged = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    assert successor(old, pem(cross) + pem(root)) is not None
+    assert successor(old, pem(cross) + pem(forged)) is None
 
 
 def test_an_expired_authority_vouches_for_nobody(tmp_path: Path) -> None:

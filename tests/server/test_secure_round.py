@@ -352,6 +352,19 @@ def test_who_joined_after_the_first_round_is_not_in_the_sums(tmp_path: Path) -> 
     assert world.retailers[3].adopted is not None, "it has the shared adapter all the same"
 
 
+def test_a_server_that_is_started_again_keeps_the_roster(tmp_path: Path) -> None:
+    """Clients have pinned it: with another one no further round would come to a sum."""
+    world = World(tmp_path, 4)
+    everybody = world.directory
+    world.directory = lambda: {n: e for n, e in everybody().items() if n < 3}
+    store = MemoryStore()
+    world.play(store)
+    world.directory = everybody
+    again = world.federation(store, LoopSettings(min_clients=3))._secure
+    assert again is not None
+    assert [one.name for one in again.roster().members] == ["shop-0", "shop-1", "shop-2"]
+
+
 def test_shamirs_field_is_a_field() -> None:
     from sympy import isprime
 
