@@ -3,8 +3,9 @@
     python benchmarks/wire.py [--clients 3 30 100] [--rounds 5] [--stock 3] [--json FILE]
 
 A round carries an adapter of the shipped size (9,832 numbers, float32) down and an answer up. Its time is the
-server's own clock; the first round, in which clients are still arriving, is left out. The server's peak memory and CPU
-time are of its whole life. Stub clients are threads with a key and a TLS connection each; up to 100 share a process.
+server's own clock; the first round, in which clients are still arriving, is left out. The server's peak memory and
+CPU time are of its whole life. Stub clients are threads with a key and a TLS connection each; up to 100 share a
+process.
 
 ``--stock`` clients (0: none) also play with flower-superlink, flower-supernode and ``flwr run`` as they are
 installed: over TLS, without node authentication, their defaults otherwise. Each stock client starts processes of its
