@@ -38,6 +38,16 @@ def test_it_is_made_once_and_kept(tmp_path: Path) -> None:
     assert ensure_authority(tmp_path / "tls") == first.authority.read_text()
 
 
+def test_the_authority_signs_and_the_server_cannot(tmp_path: Path) -> None:
+    """Whoever steals a running server's key must not be able to sign others, or a new authority."""
+    made = ensure_certificates(tmp_path, server_names("127.0.0.1"))
+    for path, signs, length in ((made.authority, True, 1), (made.certificate, False, None)):
+        found = x509.load_pem_x509_certificate(path.read_bytes()).extensions
+        limits = found.get_extension_for_class(x509.BasicConstraints)
+        assert (limits.value.ca, limits.value.path_length, limits.critical) == (signs, length, True)
+        assert found.get_extension_for_class(x509.KeyUsage).value.key_cert_sign is signs
+
+
 @pytest.mark.skipif(os.name == "nt", reason="modes are POSIX's")
 def test_keys_are_their_owner_s_alone(tmp_path: Path) -> None:
     ensure_certificates(tmp_path / "tls", server_names("127.0.0.1"))

@@ -26,6 +26,7 @@ from trend_common.secagg.messages import (
     Box,
     FederationRoster,
     KeysOrder,
+    KeysReply,
     Share,
     SharesOrder,
     SharesReply,
@@ -192,6 +193,30 @@ def test_a_server_that_swaps_keys_is_caught(tmp_path: Path, signer: str) -> None
         world.play(MemoryStore())
     assert any("shop-1 are not signed by that retailer" in text for text in world.retailers[0].said)
     assert ACTION_MASKED not in world.retailers[0].asked
+
+
+@pytest.mark.parametrize("lie", ["no signature", "the place of another"])
+def test_one_client_with_keys_that_are_not_its_own_costs_the_others_nothing(tmp_path: Path, lie: str) -> None:
+    """Passed on, its keys would make every honest client refuse the round."""
+    lost: list[KeysReply] = []
+
+    def spoil(place: int, message: Message) -> None:
+        if place not in (0, 1) or message.metadata.message_type != ACTION_KEYS:
+            return
+        reply = KeysReply.model_validate_json(str(body(message)[BODY_KEY]))
+        assert reply.advert is not None
+        if place == 0:
+            lost.append(reply)
+        elif lie == "no signature":
+            advert = reply.advert.model_copy(update={"signature": to_text(bytes(96))})
+            body(message)[BODY_KEY] = KeysReply(advert=advert).canonical()
+        else:
+            body(message)[BODY_KEY] = lost[-1].canonical()
+
+    world = World(tmp_path, 5, spoil=spoil)
+    result = world.play(MemoryStore())
+    np.testing.assert_array_equal(result.adapter["x"], world.exact([0, 2, 3, 4]))
+    assert any("not signed with its enrolled key" in event.text for event in world.events)
 
 
 def test_a_roster_that_changes_after_it_was_pinned_is_refused(tmp_path: Path) -> None:

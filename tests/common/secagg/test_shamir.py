@@ -37,6 +37,15 @@ def test_one_share_too_few_fits_every_secret_equally_well(monkeypatch: pytest.Mo
     assert set(seen[0].values()) == {1}, "all pairs of shares occur, each once"
 
 
+@pytest.mark.parametrize("threshold", [2, 3])
+def test_a_share_is_spread_over_the_whole_field(threshold: int) -> None:
+    """With coefficients that are small, or the same, the first digits of a share would be those of the secret."""
+    shares = [shamir.split(5, holders=(1, 2, 3), threshold=threshold)[1] for _ in range(2000)]
+    for place in (1, 128, 256):
+        ones = sum(share >> (256 - place) & 1 for share in shares)
+        assert abs(ones - 1000) < 6 * 500**0.5, f"digit {place}"
+
+
 def test_the_sharing_is_fresh_each_time() -> None:
     first, second = (shamir.split(5, holders=(1, 2, 3), threshold=2) for _ in range(2))
     assert not set(first.values()) & set(second.values())
