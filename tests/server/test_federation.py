@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from trend_common.privacy.plan import norm_bound
 from trend_common.protocol import FederationPlan
 from trend_common.tensors import Tensors, decode_int8, encode_int8, tensors_sha256, total_norm
 from trend_server.checkpoints import Checkpoint, DiskStore, MemoryStore
-from trend_server.desk import FederationEvent
+from trend_server.desk import Answer, Desk, FederationEvent
 from trend_server.federation import FederationResult, LoopSettings, federate
 
 PLAIN = LoopSettings(min_clients=1, round_timeout=None, patience=0.0, optimiser="sgd", learning_rate=1.0)
@@ -147,6 +147,23 @@ def test_an_answer_of_another_round_is_refused() -> None:
     plan, initial, frozen = small_plan()
     federate(grid, plan, initial, frozen, PLAIN, None, events.append)
     assert [event.kind for event in events].count("rejected") == 3
+
+
+def test_an_answer_that_comes_twice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever could be counted twice would weigh twice."""
+    honest = Desk.look
+
+    def twice(self: Desk) -> Iterator[Answer]:
+        for answer in honest(self):
+            yield answer
+            if answer.node_id == 0:
+                yield answer
+
+    monkeypatch.setattr(Desk, "look", twice)
+    result = play([FakeClient(constant(1.0)), FakeClient(constant(3.0))], plan=small_plan(rounds=1))
+    for value in result.adapter.values():
+        np.testing.assert_allclose(value, -2.0)
+    assert [record.participants for record in result.history] == [2]
 
 
 def test_an_answer_larger_than_the_noise_allows_is_refused() -> None:
