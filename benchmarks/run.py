@@ -29,6 +29,9 @@ class Benchmark:
 
 BENCHMARKS = {
     "dp_step": Benchmark((str(HERE / "dp_step.py"),), ("--repeats", "30"), ("--repeats", "5", "--windows", "4")),
+    "forecasting": Benchmark(
+        (str(HERE / "forecasting.py"),), (), ("--series", "200", "--slow", "10", "--repeats", "3")
+    ),
     "secure_aggregation": Benchmark((str(HERE / "secure_aggregation.py"),), (), ("--clients", "10", "30")),
     "simulation_overhead": Benchmark(
         (str(HERE / "simulation_overhead.py"),),

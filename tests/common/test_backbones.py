@@ -48,6 +48,30 @@ def test_any_context_and_horizon_give_ordered_finite_quantiles(
     assert (out.quantiles.diff(dim=-1) >= 0).all()
 
 
+@pytest.mark.parametrize("context", [505, 512, 700])
+def test_a_longer_history_is_cut_to_what_the_model_reads(backbone: TrendBackbone, context: int) -> None:
+    batch = random_batch(3, context=context, horizon=28, seed=2)
+    last = replace(
+        batch,
+        past_values=batch.past_values[:, -504:],
+        past_mask=batch.past_mask[:, -504:],
+        past_cov=batch.past_cov[:, -504:],
+    )
+    whole, cut = backbone(batch), backbone(last)
+    torch.testing.assert_close(whole.quantiles, cut.quantiles, rtol=0, atol=0)
+    torch.testing.assert_close(whole.loss_per_sample, cut.loss_per_sample, rtol=0, atol=0)
+
+
+def test_mixed_frequencies_in_one_batch_are_forecast_as_each_alone(backbone: TrendBackbone) -> None:
+    """Pretraining mixes them; a batch of one frequency takes a shorter way through the moving mean."""
+    batch = random_batch(6, context=112, horizon=14, seed=9)
+    batch = replace(batch, freq=torch.tensor([0, 1, 2, 0, 1, 2]))
+    together = backbone(batch).quantiles
+    for row in range(6):
+        alone = backbone(batch.rows(slice(row, row + 1))).quantiles[0]
+        torch.testing.assert_close(alone, together[row], rtol=1e-4, atol=1e-5)
+
+
 def test_rows_do_not_mix(backbone: TrendBackbone) -> None:
     batch = random_batch(5, context=56, horizon=14, seed=3)
     together = backbone(batch)
