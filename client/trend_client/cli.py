@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import explain, forecast, orders, serve, whatif
+from trend_client.commands import explain, forecast, mask, orders, serve, whatif
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -345,6 +345,7 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
 
 forecast.register(app)
 explain.register(app)
+mask.register(app)
 orders.register(app)
 whatif.register(app)
 serve.register(app)

@@ -144,6 +144,7 @@ def finish(
             panel, noted = with_future(panel, future, model.horizon, date_format=place.source.date_format)
             for line in noted:
                 bars.console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+        panel, out = place.shown(panel, out)
         if personal:
             progress("training the personal model (it never leaves)")
             model = personalise(

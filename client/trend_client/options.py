@@ -19,6 +19,7 @@ __all__ = [
     "HomeOption",
     "HorizonOption",
     "JsonOption",
+    "MaskOption",
     "OutOption",
     "SettingsOption",
     "SheetOption",
@@ -61,4 +62,7 @@ SettingsOption = Annotated[
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the files. Default: output/ in the home.")]
+MaskOption = Annotated[
+    bool, typer.Option("--mask", help="Mask the names of products and stores, for sharing; the key stays home.")
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")]

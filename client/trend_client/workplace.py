@@ -53,6 +53,7 @@ class Workplace:
     ) -> None:
         self.home = ClientHome(home)
         self.device, self.backbone = device, backbone
+        self.mask = False
         self._given = data is not None
         if data is not None:
             self.source = DataSource(
@@ -101,6 +102,14 @@ class Workplace:
             + "."
         )
         return panel
+
+    def shown(self, panel: SalesPanel, out: Path | None) -> tuple[SalesPanel, Path | None]:
+        """What the outputs may know of ``panel``, and the folder for them: masked ones have a folder of their own."""
+        if not self.mask:
+            return panel, out
+        from trend_common.masking import Mask
+
+        return Mask(self.home.root).panel(panel), out or self.home.output / "masked"
 
     def policy(self) -> Policy:
         """What this client allows; written with commented defaults at first use."""

@@ -19,6 +19,7 @@ from trend_client.options import (
     HomeOption,
     HorizonOption,
     JsonOption,
+    MaskOption,
     OutOption,
     SheetOption,
     UntilOption,
@@ -64,6 +65,7 @@ def _forecast(
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
+    mask: MaskOption = False,
     out: OutOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
@@ -84,6 +86,7 @@ def _forecast(
         full=full,
     )
     place = cli._place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
+    place.mask = mask
     outcome = finish(place, personal=False, out=out, horizon=horizon, future=future, wishes=wishes)
     show_outcome(outcome)
     if json_out is not None:

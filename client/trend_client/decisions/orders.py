@@ -17,6 +17,7 @@ from trend_client.decisions.stock import StockRow
 from trend_common import __version__
 from trend_common.files import replacing
 from trend_common.forecasts import Forecast
+from trend_common.spreadsheet import safe_frame
 
 if TYPE_CHECKING:
     from trend_client.decisions.outlook import Outlook
@@ -146,5 +147,7 @@ def write_orders(folder: Path, found: Orders) -> Path:
     """Write ``orders.csv``, every series, readable by its owner alone."""
     path = folder / "orders.csv"
     with replacing(path, private=True) as temporary:
-        found.table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+        safe_frame(found.table).to_csv(
+            temporary, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8"
+        )
     return path
