@@ -30,10 +30,11 @@ from trend_client.siblings import Siblings
 from trend_client.workplace import Workplace
 from trend_common.backbones.base import LEVELS, Batch
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
-from trend_common.errors import PolicyError
+from trend_common.errors import PolicyError, UsageError
 from trend_common.forecasts import Forecast
 from trend_common.panel import Finding, Freq, SalesPanel, from_frame
-from trend_common.rollout import forecast_steps
+from trend_common.quick import quick_or_torch
+from trend_common.rollout import Forecaster, forecast_steps
 from trend_common.scoring import next_origin
 from trend_common.tensors import Tensors, tensors_sha256
 from trend_common.windows import PanelWindows
@@ -126,6 +127,7 @@ class ServedModel:
         self.engine, self.model, self.freq, self.country = engine, model, freq, country
         self.method, self.chosen_by = default
         self.precision, self.max_batch = precision, max_batch
+        self._quick: dict[tuple[str, int], Forecaster] = {}
         self.stored: Prepared | None = None
         self.position: dict[str, int] = {}
         if panel is not None:
@@ -158,8 +160,36 @@ class ServedModel:
             precision=settings.precision,
             max_batch=settings.max_batch,
         )
+        if settings.precision == "int8":
+            served._quicken()
         served._warm_up()
         return served
+
+    def _quicken(self) -> None:
+        """Make an int8 copy of each model that is as good on past windows of the sales file; others stay in torch.
+
+        The copies are kept in memory alone. Rounding to eight bits looks at the whole batch, so that with int8
+        company does change the third digit.
+        """
+        if self.stored is None:
+            raise UsageError(
+                "int8 is checked on past windows before it is used, and there is no sales file.",
+                "Add --data sales.csv, or leave --precision out.",
+            )
+        prepared, rows = self.stored, np.arange(len(self.stored.windows.ids))
+        for method, tensors in self.model.adapters.items():
+            parts = Parts.of(tensors)
+            for number, member in enumerate((*parts.members, *([parts.launch] if parts.launch is not None else []))):
+                self.engine.use(member)
+                self._quick[method, number] = quick_or_torch(
+                    self.engine.backbone,
+                    prepared.windows,
+                    origin=prepared.origin,
+                    horizon=self.model.horizon,
+                    rows=rows,
+                )
+        if all(one is self.engine.backbone for one in self._quick.values()):
+            self.precision = "float32"
 
     def _warm_up(self) -> None:
         """Forecast once, so that the first caller does not wait for what is made at the first forecast."""
@@ -239,37 +269,47 @@ class ServedModel:
 
         for (method, horizon, _), group in groupby(sorted(range(len(jobs)), key=kind), key=kind):
             numbers = list(group)
-            together = self._group([jobs[number] for number in numbers], self.model.adapters[method], horizon)
+            together = self._group([jobs[number] for number in numbers], method, horizon)
             found |= dict(zip(numbers, together, strict=True))
         return [found[number] for number in range(len(jobs))]
 
-    def _group(self, jobs: Sequence[Job], tensors: Tensors | None, horizon: int) -> list[Forecast]:
-        parts = Parts.of(tensors)
-        members = [self._member(one, jobs, [job.rows for job in jobs], horizon) for one in parts.members]
+    def _group(self, jobs: Sequence[Job], method: str, horizon: int) -> list[Forecast]:
+        parts = Parts.of(self.model.adapters[method])
+        every = [job.rows for job in jobs]
+        members = [
+            self._member(self._wearing(method, number, one), jobs, every, horizon)
+            for number, one in enumerate(parts.members)
+        ]
         found = [average(list(several)) for several in zip(*members, strict=True)]
         if parts.launch is None:
             return found
         young = [np.array([at for at, row in enumerate(job.rows) if int(row) in job.prepared.young]) for job in jobs]
         some = [number for number, at in enumerate(young) if len(at)]
-        launched = self._member(
-            parts.launch, [jobs[n] for n in some], [jobs[n].rows[young[n]] for n in some], horizon
-        )
+        forecaster = self._wearing(method, len(parts.members), parts.launch)
+        launched = self._member(forecaster, [jobs[n] for n in some], [jobs[n].rows[young[n]] for n in some], horizon)
         for number, other in zip(some, launched, strict=True):
             found[number] = overlaid(found[number], young[number], other)
         return found
 
+    def _wearing(self, method: str, number: int, tensors: Tensors | None) -> Forecaster:
+        """What forecasts with a member of a model: its int8 copy, or the backbone with its tensors on."""
+        quick = self._quick.get((method, number))
+        if quick is not None and quick is not self.engine.backbone:
+            return quick
+        self.engine.use(tensors)
+        return self.engine.backbone
+
     def _member(
-        self, tensors: Tensors | None, jobs: Sequence[Job], rows: Sequence[NDArray[np.int64]], horizon: int
+        self, forecaster: Forecaster, jobs: Sequence[Job], rows: Sequence[NDArray[np.int64]], horizon: int
     ) -> list[Forecast]:
         """One member's forecasts of ``rows`` of each job."""
         if not jobs:
             return []
-        self.engine.use(tensors)
         every = [(job.prepared, int(row)) for job, part in zip(jobs, rows, strict=True) for row in part]
         quantiles, means = [], []
         with torch.inference_mode():
             for start in range(0, len(every), self.max_batch):
-                found = self._pass(every[start : start + self.max_batch], horizon)
+                found = self._pass(forecaster, every[start : start + self.max_batch], horizon)
                 quantiles.append(found[0])
                 means.append(found[1])
         split = np.cumsum([len(part) for part in rows])[:-1]
@@ -277,7 +317,7 @@ class ServedModel:
         return [_named(*one) for one in zip(jobs, rows, values, mean, strict=True)]
 
     def _pass(
-        self, wanted: Sequence[tuple[Prepared, int]], horizon: int
+        self, forecaster: Forecaster, wanted: Sequence[tuple[Prepared, int]], horizon: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """[N, H, Q] quantiles and [N, H] means of N windows, each the row of a panel."""
         # Neighbouring windows of one panel are cut out of it together.
@@ -288,7 +328,7 @@ class ServedModel:
             made = _joined([prepared.batch(rows, step, size) for prepared, rows in pieces])
             return _filled(made).to(self.engine.device)
 
-        found = forecast_steps(self.engine.backbone, window, 0, horizon)
+        found = forecast_steps(forecaster, window, 0, horizon)
         quantiles, mean = (one[: len(wanted)].cpu().numpy().astype(np.float64) for one in found)
         return quantiles, mean
 

@@ -131,6 +131,25 @@ def test_company_changes_no_bit(serving: Serving, settings: ServeSettings, sales
     asyncio.run(scene())
 
 
+def test_int8_answers_nearly_the_same_and_says_so(serving: Serving, settings: ServeSettings) -> None:
+    random_model(settings)
+    ids = [f"s{store}/p{product}" for store in (0, 1) for product in range(6)]
+
+    async def scene() -> None:
+        async with serving() as client:
+            exact = [await ask(client, ids=ids, method=method) for method in ("zero-shot", "personal")]
+        async with serving(precision="int8") as client:
+            assert client.service.model._quick  # type: ignore[attr-defined]
+            quick = [await ask(client, ids=ids, method=method) for method in ("zero-shot", "personal")]
+        for one, other in zip(exact, quick, strict=True):
+            assert one["precision"] == "float32"
+            assert other["precision"] == "int8"
+            assert one["forecasts"] != other["forecasts"]
+            np.testing.assert_allclose(values(other)[1], values(one)[1], rtol=0.2, atol=0.5)
+
+    asyncio.run(scene())
+
+
 def test_rows_are_forecast_like_the_same_rows_of_a_file(serving: Serving, sales: pd.DataFrame) -> None:
     rows = sales.assign(date=sales["date"].dt.strftime("%Y-%m-%d")).astype({"units": float, "promo": float})
 
