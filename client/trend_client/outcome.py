@@ -19,6 +19,8 @@ from trend_client.home import ClientHome
 from trend_client.outputs import write_backtest
 from trend_client.parts import rank_of
 from trend_client.report import Privacy, ReportData, SentMessage, write_report
+from trend_client.report.gather import gathered, reasons_for
+from trend_client.report.language import language
 from trend_client.stream import CHUNK, LARGE, Format
 from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
@@ -36,6 +38,7 @@ __all__ = [
     "Model",
     "Outcome",
     "Wishes",
+    "combined",
     "conclude",
     "fine_tune",
     "forecasters",
@@ -101,6 +104,10 @@ class Wishes:
         pricing: For the gain in units and money.
         full: Run slow methods on all series.
         prices: Whether prices are forecast where the sales file has them.
+        language: Of the report, "en" or "zh"; None takes this machine's.
+
+    Raises:
+        UsageError: There is no such language.
     """
 
     formats: tuple[Format, ...] = ("csv", "parquet")
@@ -108,6 +115,10 @@ class Wishes:
     pricing: Pricing | None = None
     full: bool = False
     prices: bool = True
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        language(self.language)  # Before anything is computed.
 
 
 def load_model(home: ClientHome, engine: Engine, panel: SalesPanel, *, horizon: int | None = None) -> Model:
@@ -235,7 +246,7 @@ def measured(
     )
 
 
-def _chosen(
+def combined(
     choice: Choice, methods: Mapping[str, Forecaster], panel: SalesPanel, origin: pd.Timestamp, horizon: int
 ) -> Forecast:
     """Each series' forecast by the methods chosen for it; the slow ones forecast no other series than theirs."""
@@ -297,12 +308,12 @@ def conclude(
     def made(part: SalesPanel) -> Forecast:
         if result is None:
             return methods[name](part, origin, model.horizon)
-        return _chosen(result.choice, methods, part, origin, model.horizon)
+        return combined(result.choice, methods, part, origin, model.horizon)
 
     def past(part: SalesPanel, day: pd.Timestamp, horizon: int) -> Forecast:
         if result is None:
             return methods[name](part, day, horizon)
-        return _chosen(result.choice, methods, part, day, horizon)
+        return combined(result.choice, methods, part, day, horizon)
 
     forecast, files = deliver(
         folder, panel, made, model.horizon, wishes, past=past, sums_by=methods[name], pieces=pieces
@@ -313,15 +324,16 @@ def conclude(
     progress("report")
     report = folder / "report.html"
     shown = panel if len(forecast) == panel.n_series else panel.select(forecast.ids)
-    write_report(
-        report,
-        ReportData(
-            panel=shown,
-            forecast=forecast,
-            created=datetime.now(UTC).astimezone(),
-            backtest=result,
-            privacy=privacy,
-            sent=sent,
-        ),
+    data = ReportData(
+        panel=shown,
+        forecast=forecast,
+        created=datetime.now(UTC).astimezone(),
+        backtest=result,
+        privacy=privacy,
+        sent=sent,
+        language=wishes.language,
+        **gathered(home, folder, files),
     )
+    reasons = reasons_for(engine, model, shown, data.largest(), country=country)
+    write_report(report, replace(data, contributions=reasons))
     return Outcome(result, forecast, files[0], report, files)

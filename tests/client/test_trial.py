@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trend_client.backtest import Backtest, Forecaster, backtest
 from trend_client.gate import CHOSEN, Window
-from trend_client.outcome import _chosen
+from trend_client.outcome import combined
 from trend_client.report import ReportData, render_report
 from trend_client.screens import show_backtest
 from trend_client.trial import Tryout, judge, sampled
@@ -233,7 +233,7 @@ def test_a_slow_method_forecasts_no_series_but_its_own() -> None:
     methods: dict[str, Forecaster] = {"old": old, "auto-ets": ets}
     choice = backtest(panel, HORIZON, methods, incumbents=["old"]).choice
     ets.asked.clear()
-    made = _chosen(choice, methods, panel, next_origin(panel), HORIZON)
+    made = combined(choice, methods, panel, next_origin(panel), HORIZON)
     assert ets.asked == [some]
     assert set(made.ids) == set(panel.ids)
 

@@ -1,0 +1,156 @@
+"""Sums fit: whatever the assortment, whatever was forecast, the parts add up to the whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from trend_client.paths import past_ranks, sample_paths
+from trend_client.totals import Sums, fitted, labels, parse_reconciliation, summed_panel
+from trend_common.baselines import baseline_forecast
+from trend_common.errors import UsageError
+from trend_common.forecasts import LEVELS, Forecast
+from trend_common.panel import SalesPanel
+from trend_common.scoring import next_origin
+
+H = 5
+
+
+def assortment(rng: np.random.Generator, series: int) -> pd.DataFrame:
+    static = pd.DataFrame(
+        {
+            "store": rng.choice(["north", "south", ""], series),
+            "product": [f"p{number}" for number in rng.integers(0, 4, series)],
+            "category": rng.choice(["bread", "cake", ""], series),
+            "description": "",
+        },
+        index=[f"s{row}" for row in range(series)],
+    )
+    return static.rename_axis("unique_id")
+
+
+def any_forecast(rng: np.random.Generator, ids: list[str]) -> Forecast:
+    quantiles = np.sort(rng.gamma(1, 10, (len(ids), H, len(LEVELS))), axis=-1)
+    mean = rng.gamma(1, 10, (len(ids), H))
+    return Forecast.repaired(ids, pd.date_range("2024-06-01", periods=H), quantiles, mean)
+
+
+def any_ranks(rng: np.random.Generator, series: int, paths: int) -> np.ndarray:
+    order = np.argsort(rng.random((series, paths, H)), axis=1)
+    return (np.argsort(order, axis=1) + 0.5) / paths
+
+
+@given(st.integers(0, 100_000), st.integers(1, 20), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_sum_s_mean_is_the_sum_of_its_series_means(seed: int, series: int, pieces: int) -> None:
+    rng = np.random.default_rng(seed)
+    static, paths = assortment(rng, series), 20
+    forecast = any_forecast(rng, list(static.index))
+    sums = Sums(static, H, paths)
+    for rows in np.array_split(np.arange(series), pieces):
+        ids = [forecast.ids[row] for row in rows]
+        if ids:
+            sums.add(forecast.select(ids), any_ranks(rng, len(ids), paths))
+    table = sums.frame()
+    of_series = pd.DataFrame(forecast.mean, index=list(forecast.ids))
+    assert_allclose(table[table["level"] == "total"]["mean"], of_series.sum(), rtol=1e-12)
+    for (level, *keys), rows in table.groupby(["level", "store", "category", "product"], sort=False):
+        named = {k: v for k, v in zip(("store", "category", "product"), keys, strict=True) if v}
+        mine = np.logical_and.reduce([static[k] == v for k, v in named.items()]) if named else np.full(series, True)
+        assert_allclose(rows["mean"], of_series[mine].sum(), rtol=1e-12, err_msg=str(level))
+        assert (rows["series"] == mine.sum()).all()
+    quantiles = table[[name for name in table if name[0] == "q"]].to_numpy()
+    assert (np.diff(quantiles, axis=1) >= -1e-9).all()
+    assert (quantiles >= 0).all()
+
+
+def test_a_level_that_would_only_repeat_another_is_left_out() -> None:
+    one_store = pd.DataFrame({"store": ["a"] * 3, "product": list("xyz"), "category": [""] * 3}, index=list("123"))
+    assert list(labels(one_store)) == ["total"]
+    two = pd.DataFrame({"store": list("aab"), "product": list("xyx"), "category": list("cdc")}, index=list("123"))
+    assert list(labels(two)) == ["total", "store", "category", "store and category", "product"]
+
+
+def moved_together(panel: SalesPanel, together: bool) -> SalesPanel:
+    """All series with one common shock a week, or each with its own."""
+    rng = np.random.default_rng(0)
+    frame = panel.frame.copy()
+    week = (frame["ds"] - frame["ds"].min()).dt.days // 7
+    names = pd.factorize(frame["unique_id"])[0]
+    shocks = rng.normal(0, 8, (week.max() + 1, names.max() + 1))
+    frame["y"] = 50 + (shocks[week, 0] if together else shocks[week, names])
+    return replace(panel, frame=frame)
+
+
+def test_sums_of_series_that_move_together_are_less_sure(panel: SalesPanel) -> None:
+    widths = {}
+    for together in (True, False):
+        ids, ranks = past_ranks(moved_together(panel, together), 7)
+        quantiles = np.repeat(
+            np.quantile(np.random.default_rng(1).normal(50, 8, 10_000), LEVELS)[None, None], 7, axis=1
+        )
+        forecast = Forecast.repaired(
+            ids, pd.date_range("2024-06-01", periods=7), np.repeat(quantiles, 12, axis=0), np.full((12, 7), 50.0)
+        )
+        sums = Sums(panel.static, 7)
+        sums.add(forecast, ranks)
+        total = sums.frame().query("level == 'total'")
+        widths[together] = float((total["q90"] - total["q10"]).mean())
+    assert widths[True] > 2 * widths[False]
+    assert widths[True] == pytest.approx(12 * 2 * 1.28 * 8, rel=0.2), "as if all were one"
+
+
+def test_paths_keep_each_step_s_distribution(panel: SalesPanel) -> None:
+    ids, ranks = past_ranks(panel, H, paths=50)
+    assert ids == panel.ids
+    assert_allclose(np.sort(ranks, axis=1), np.broadcast_to(((np.arange(50) + 0.5) / 50)[None, :, None], ranks.shape))
+    forecast = any_forecast(np.random.default_rng(0), list(ids))
+    paths = sample_paths(forecast, ranks)
+    assert_allclose(np.quantile(paths, 0.5, axis=1), forecast.median, rtol=0.25, atol=1.0)
+    assert (paths >= forecast.quantiles[..., 0][:, None] - 1e-9).all()
+    assert (paths <= forecast.quantiles[..., -1][:, None] + 1e-9).all()
+
+
+def test_a_panel_of_sums(panel: SalesPanel) -> None:
+    frame = panel.frame.copy()
+    first = frame.index[frame["unique_id"] == panel.ids[0]][3]
+    frame.loc[first, "y"] = np.nan
+    made = summed_panel(replace(panel, frame=frame))
+    day = frame.loc[first, "ds"]
+    store, product = panel.static.loc[panel.ids[0], ["store", "product"]]
+    by = made.frame.set_index(["unique_id", "ds"])["y"]
+    assert np.isnan(by[f"store/{store}", day]), "unknown in a part, unknown in the sum"
+    assert np.isnan(by[f"product/{product}", day])
+    other = panel.frame["ds"].iloc[10]
+    assert by["total/total", other] == panel.frame.loc[panel.frame["ds"] == other, "y"].sum()
+
+
+def test_mint_moves_series_so_that_they_fit_their_sums(panel: SalesPanel) -> None:
+    """The sums know that sales double; the series do not."""
+
+    def series(one: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
+        return baseline_forecast(["same-phase-mean"], one, origin, horizon)["same-phase-mean"]
+
+    def doubled(one: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
+        found = series(one, origin, horizon)
+        return Forecast(found.ids, found.ds, found.levels, found.quantiles * 2, found.mean * 2)
+
+    bottom = series(panel, next_origin(panel), 7)
+    same, more = (fitted(panel, bottom, sums, series) for sums in (series, doubled))
+    assert_allclose(same.mean, bottom.mean, atol=1e-6, err_msg="what fits already stays")
+    assert more.mean.sum() > 1.05 * bottom.mean.sum()
+    assert (np.diff(more.quantiles, axis=-1) >= -1e-9).all()
+    assert (more.quantiles >= 0).all()
+
+
+def test_kinds_of_reconciliation() -> None:
+    assert parse_reconciliation(None) is None
+    assert parse_reconciliation("mint") == "mint"
+    with pytest.raises(UsageError, match="--reconcile"):
+        parse_reconciliation("top-down")
