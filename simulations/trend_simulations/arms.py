@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,20 @@ from trend_client.training import TrainingData, fit
 from trend_common import adapters
 from trend_common.backbones.base import Batch
 from trend_common.tensors import Tensors
-from trend_simulations.cases import Adapter, Case
+from trend_simulations.cases import Adapter, Case, Model
 from trend_simulations.federation import Outcome, announce, federate_in_process, members
-from trend_simulations.settings import DpRecipe, LocalRecipe, PlainRecipe, Settings
+from trend_simulations.settings import (
+    BLENDED_METHOD,
+    BLENDS,
+    PRIVATE,
+    DpRecipe,
+    LocalRecipe,
+    PlainRecipe,
+    Settings,
+    split_arm,
+)
 
-__all__ = ["Study", "run_arm"]
+__all__ = ["Study", "run_arm", "run_models"]
 
 Say = Callable[[str], None]
 
@@ -34,6 +43,7 @@ class Study:
 
     Attributes:
         outcomes: Federated arm → what its federation ended with; the personal arms start from it.
+        adapters: Arm → each retailer's adapter; the blends take them from here.
         notes: Arm → what was chosen, for the record.
     """
 
@@ -43,6 +53,7 @@ class Study:
     seed: int
     on_round: Callable[[str, int, int], None] = lambda _arm, _round, _rounds: None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    adapters: dict[str, list[Adapter]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
     def validation(self, case: Case) -> float:
@@ -55,27 +66,78 @@ class Study:
         return float(np.nanmean([self.validation(case) for case in self.cases]))
 
 
-def run_arm(study: Study, arm: str) -> list[Adapter]:
-    """Play one arm.
+def run_models(study: Study, arm: str) -> list[Model]:
+    """Play one arm and let every retailer do what it does alone: blend, and calibrate, on its own validation.
 
     Args:
-        study: Federated arms must have been run before the personal ones that start from them.
+        study: The seed's.
         arm: One of :data:`trend_simulations.settings.ARMS`.
+
+    Returns:
+        One model for each case.
+    """
+    name, epsilon = split_arm(arm)
+    if name in BLENDS:
+        parts = [_with(part, epsilon) for part in BLENDS[name]]
+        found = [_blend(study, case, row, parts) for row, case in enumerate(study.cases)]
+        study.notes[arm] = ", ".join(
+            f"{part} {np.mean([model.parts[number][1] for model in found]):.2f}"
+            for number, part in enumerate((*parts, BLENDED_METHOD))
+        )
+    else:
+        found = [Model.of(adapter) for adapter in run_arm(study, arm)]
+    if study.settings.calibrate:
+        found = [model.calibrated(study.engine, case) for model, case in zip(found, study.cases, strict=True)]
+    return found
+
+
+def _with(arm: str, epsilon: float | None) -> str:
+    """The arm with its ε, if it is a private one."""
+    return arm if epsilon is None or arm not in PRIVATE else f"{arm}@{epsilon:g}"
+
+
+def _blend(study: Study, case: Case, row: int, arms: Sequence[str]) -> Model:
+    """Weights fall with the loss on the retailer's own validation, gently: one horizon says little."""
+    parts: list[Adapter | str] = [*(run_arm(study, arm)[row] for arm in arms), BLENDED_METHOD]
+    losses = []
+    for part in parts:
+        made = Model(((part, 1.0),)).raw(study.engine, case, case.cut.validation, case.validation.ids)
+        losses.append(case.validation.relative_wql(made))
+    known = np.array(losses)
+    if not np.isfinite(known).all() or known.min() <= 0:
+        known = np.ones(len(parts))
+    weights = np.exp(-study.settings.trust * (known / known.min() - 1))
+    return Model(tuple(zip(parts, (weights / weights.sum()).tolist(), strict=True)))
+
+
+def run_arm(study: Study, arm: str) -> list[Adapter]:
+    """Play one arm; asked again, what it ended with before.
+
+    Args:
+        study: The seed's.
+        arm: One of :data:`trend_simulations.settings.ARMS`, not a blend.
 
     Returns:
         One adapter for each case.
     """
-    if arm == "zero-shot":
+    if arm not in study.adapters:
+        study.adapters[arm] = _run(study, arm)
+    return study.adapters[arm]
+
+
+def _run(study: Study, arm: str) -> list[Adapter]:
+    name, epsilon = split_arm(arm)
+    if name == "zero-shot":
         return [_blank(study, 1)] * len(study.cases)
-    if arm == "local":
+    if name == "local":
         start = _blank(study, study.settings.local.rank)
         return _personal(study, start, study.settings.local, arm)
-    if arm in ("federated", "federated-dp"):
+    if name in ("federated", "federated-dp"):
         return [_federated(study, arm).adapter] * len(study.cases)
-    if arm in ("federated-personal", "federated-dp-personal"):
-        shared = _federated(study, arm.removesuffix("-personal")).adapter
+    if name in ("federated-personal", "federated-dp-personal"):
+        shared = _federated(study, _with(name.removesuffix("-personal"), epsilon)).adapter
         return _personal(study, shared, study.settings.local, arm)
-    if arm == "central":
+    if name == "central":
         return [_central(study)] * len(study.cases)
     raise ValueError(f"arm: {arm!r} is unknown")
 
@@ -116,8 +178,9 @@ def _personal(study: Study, start: Adapter, recipe: LocalRecipe, arm: str) -> li
 def _federated(study: Study, arm: str) -> Outcome:
     if arm in study.outcomes:
         return study.outcomes[arm]
-    if arm == "federated-dp":
-        study.outcomes[arm] = _federate(study, study.settings.dp, arm)
+    name, epsilon = split_arm(arm)
+    if name == "federated-dp":
+        study.outcomes[arm] = _federate(study, study.settings.dp, arm, epsilon)
         return study.outcomes[arm]
     losses: dict[str, float] = {}
     best: Outcome | None = None
@@ -132,8 +195,9 @@ def _federated(study: Study, arm: str) -> Outcome:
     return best
 
 
-def _federate(study: Study, recipe: DpRecipe | PlainRecipe, arm: str) -> Outcome:
-    announced = announce(study.engine, study.settings, recipe, name=f"sim-{arm}", seed=study.seed)
+def _federate(study: Study, recipe: DpRecipe | PlainRecipe, arm: str, epsilon: float | None = None) -> Outcome:
+    settings = study.settings if epsilon is None else replace(study.settings, epsilon=epsilon)
+    announced = announce(study.engine, settings, recipe, name=f"sim-{arm.replace('@', '-')}", seed=study.seed)
     retailers = [case.retailer for case in study.cases]
     with tempfile.TemporaryDirectory(prefix="trend-sim-") as folder:
         joined = members(retailers, study.engine, announced.plan, Path(folder), seed=study.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from trend_client.engine import Engine, level_hints
 from trend_client.training import TrainingData
 from trend_common.baselines import baseline_forecast
+from trend_common.calibration import Calibration
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.metrics import SeasonalError, wql
@@ -21,7 +22,7 @@ from trend_common.windows import PanelWindows
 from trend_simulations.settings import Settings
 from trend_simulations.sources import Retailer
 
-__all__ = ["Adapter", "Case", "Truth", "make_case"]
+__all__ = ["Adapter", "Case", "Model", "Truth", "make_case"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,57 @@ class Adapter:
         """Make ``engine`` forecast with it."""
         engine.install(self.plan, self.frozen)
         engine.use(self.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What one retailer ends an arm with: a weighted mean of forecasts, calibrated.
+
+    Quantiles are averaged level by level, which keeps them in order and as sharp as their parts (Lichtendahl,
+    Grushka-Cockayne and Winkler 2013).
+
+    Attributes:
+        parts: Adapters and names of statistical methods, with weights that sum to 1.
+        calibration: Of the mean.
+    """
+
+    parts: tuple[tuple[Adapter | str, float], ...]
+    calibration: Calibration = field(default_factory=Calibration)
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Model:
+        """One adapter alone."""
+        return cls(((adapter, 1.0),))
+
+    def raw(self, engine: Engine, case: Case, origin: pd.Timestamp, ids: tuple[str, ...]) -> Forecast:
+        """The mean before its calibration, for the series ``ids``."""
+        made = []
+        for part, _ in self.parts:
+            if isinstance(part, str):
+                made.append(case.statistical(part, origin).select(ids))
+            else:
+                part.put_on(engine)
+                made.append(case.forecast(engine, origin).select(ids))
+        if len(made) == 1:
+            return made[0]
+        weights = [weight for _, weight in self.parts]
+        return Forecast.repaired(
+            ids,
+            made[0].ds,
+            np.sum([weight * one.quantiles for weight, one in zip(weights, made, strict=True)], axis=0),
+            np.sum([weight * one.mean for weight, one in zip(weights, made, strict=True)], axis=0),
+            levels=made[0].levels,
+        )
+
+    def forecast(self, engine: Engine, case: Case, origin: pd.Timestamp, ids: tuple[str, ...]) -> Forecast:
+        """The calibrated mean."""
+        return self.calibration.apply(self.raw(engine, case, origin, ids))
+
+    def calibrated(self, engine: Engine, case: Case) -> Model:
+        """The same, calibrated on the validation horizon, on which nothing was trained."""
+        truth = case.validation
+        made = self.raw(engine, case, case.cut.validation, truth.ids)
+        return replace(self, calibration=Calibration.fit([(truth.y, made)], np.nan_to_num(truth.scale.absolute)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +138,11 @@ class Case:
             level_hint=level_hints(windows, step),
             device=engine.device,
         )
+
+    def statistical(self, method: str, origin: pd.Timestamp) -> Forecast:
+        """A statistical method's forecast from ``origin``."""
+        known = panel_before(self.retailer.panel, origin)
+        return baseline_forecast([method], known, origin, self.data.horizon)[method]
 
     def baselines(self, names: tuple[str, ...]) -> dict[str, Score]:
         """Statistical methods on the test window."""

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from trend_common import __version__
 from trend_common.console import console, run_app, stderr
 from trend_common.errors import UsageError
+from trend_simulations.benchmark_cli import benchmark_command
 from trend_simulations.tune_cli import tune_command
 
 if TYPE_CHECKING:
@@ -102,8 +103,11 @@ def root(
     threads: Annotated[int, _option("Threads of torch.", _FEDERATION, min=1)] = 1,
     compare: Annotated[
         str | None,
-        _option("Arms to score, by commas: zero-shot, local, federated, ...; 'all' for all.", _OUTPUT),
+        _option("Arms to score, by commas: zero-shot, local, federated-dp@8, ...; 'all' for all.", _OUTPUT),
     ] = None,
+    calibrate: Annotated[
+        bool, _option("Calibrate every arm's intervals on validation.", _OUTPUT, "--calibrate/--no-calibrate")
+    ] = True,
     baselines: Annotated[
         str | None, _option("Statistical methods of a comparison, by commas (all four).", _OUTPUT)
     ] = None,
@@ -145,6 +149,7 @@ def root(
         windows_per_series=windows_per_series,
         server_lr=server_lr,
         threads=threads,
+        calibrate=calibrate,
     )
     from trend_simulations.sources import last_history
 
@@ -341,6 +346,7 @@ def audit_command(
 
 
 app.command("tune")(tune_command)
+app.command("benchmark")(benchmark_command)
 
 main = run_app(app)
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from trend_client.engine import Engine
 from trend_common import __version__
-from trend_common.errors import DataError, UsageError
+from trend_common.errors import DataError
 from trend_common.scoring import Score
-from trend_simulations.arms import Study, run_arm
-from trend_simulations.cases import Adapter, Case, make_case
+from trend_simulations.arms import Study, run_models
+from trend_simulations.cases import Case, Model, make_case
 from trend_simulations.federation import Outcome
 from trend_simulations.intervals import Interval, bootstrap
-from trend_simulations.settings import ARMS, Settings
+from trend_simulations.settings import ARMS, Settings, split_arm
 from trend_simulations.sources import Retailer, fingerprint
 
 __all__ = ["COMPARED_BASELINES", "MEASURES", "RELATIVE", "Comparison", "Watch", "compare"]
@@ -75,11 +75,11 @@ class Comparison:
         """Mean over retailers and seeds of :meth:`relative`, with its bootstrap interval."""
         return bootstrap(self.relative(name, measure))
 
-    def against_local(self, name: str, measure: str) -> tuple[Interval, float] | None:
-        """The difference of :meth:`relative` to the local arm's (below 0 is better), and the share that gains."""
-        if "local" not in self.arms or name == "local":
+    def against(self, other: str, name: str, measure: str) -> tuple[Interval, float] | None:
+        """The difference of :meth:`relative` to another arm's (below 0 is better), and the share that gains."""
+        if other not in self.arms or name == other:
             return None
-        difference = self.relative(name, measure) - self.relative("local", measure)
+        difference = self.relative(name, measure) - self.relative(other, measure)
         known = difference[np.isfinite(difference)]
         return bootstrap(difference), float((known < 0).mean()) if known.size else math.nan
 
@@ -94,6 +94,7 @@ class Comparison:
             "horizon": self.settings.horizon,
             "context": self.settings.context,
             "backbone": self.settings.backbone,
+            "calibrated": self.settings.calibrate,
             "seeds": list(self.settings.seeds),
             "arms": {arm: {**self._means(arm), "chosen": list(self.notes.get(arm, ()))} for arm in self.arms},
             "baselines": {name: self._means(name) for name in self.baselines},
@@ -134,16 +135,19 @@ class Comparison:
 
     def _intervals(self, name: str) -> dict[str, Any]:
         result: dict[str, Any] = {"relative": {m: self.interval(name, m).to_json() for m in RELATIVE}}
-        if "local" in self.arms and name != "local":
-            found = {m: self.against_local(name, m) for m in RELATIVE}
-            result["difference_to_local"] = {m: pair[0].to_json() for m, pair in found.items() if pair}
-            result["gain_over_local"] = {m: _number(pair[1]) for m, pair in found.items() if pair}
+        for other in ("local", "alone"):
+            found = {m: self.against(other, name, m) for m in RELATIVE}
+            if other in self.arms and name != other:
+                result[f"difference_to_{other}"] = {m: pair[0].to_json() for m, pair in found.items() if pair}
+                result[f"gain_over_{other}"] = {m: _number(pair[1]) for m, pair in found.items() if pair}
         return result
 
     def _privacy(self) -> dict[str, Any] | None:
-        if "federated-dp" not in self.outcomes:
-            return None
-        outcome = self.outcomes["federated-dp"][0]
+        """Of the first private federation; ``by_arm`` has all."""
+        private = {arm: self._paid(found[0]) for arm, found in self.outcomes.items() if found[0].plan.privacy}
+        return {**next(iter(private.values())), "by_arm": private} if private else None
+
+    def _paid(self, outcome: Outcome) -> dict[str, Any]:
         privacy = outcome.plan.privacy
         assert privacy is not None
         return {
@@ -156,6 +160,7 @@ class Comparison:
             "parameters": outcome.plan.adapter.parameters,
             "signal_to_noise": _number(outcome.signal_to_noise),
             "epsilon_in_ledgers": _number(max(outcome.spent.values())),
+            "bytes_up": outcome.bytes_up,
         }
 
     def _seconds(self) -> dict[str, float]:
@@ -187,7 +192,7 @@ def compare(
 
     Args:
         retailers: All of one frequency.
-        arms: Of :data:`trend_simulations.settings.ARMS`.
+        arms: Of :data:`trend_simulations.settings.ARMS`; private ones may carry an ε (``federated-dp@8``).
         settings: How.
         engine: To be used; default: one for the settings' backbone.
         baselines: Statistical methods; the seasonal naive is always among them.
@@ -197,13 +202,10 @@ def compare(
         UsageError: An arm is unknown.
         DataError: No retailer can be scored.
     """
-    unknown = [arm for arm in arms if arm not in ARMS]
-    if unknown:
-        raise UsageError(f"There is no arm {unknown[0]!r}.", f"Arms are {', '.join(ARMS)}.")
+    wanted = sorted(dict.fromkeys(arms), key=lambda arm: ARMS.index(split_arm(arm)[0]))
     watch, started = watch or Watch(), time.perf_counter()
     engine = engine or Engine(settings.backbone, device="cpu")
     cases = _cases(retailers, settings, watch)
-    wanted = [arm for arm in ARMS if arm in arms]
 
     scores: dict[str, list[list[Score]]] = {arm: [[] for _ in cases] for arm in wanted}
     outcomes: dict[str, list[Outcome]] = {}
@@ -214,10 +216,10 @@ def compare(
             watch.step(done)
 
         study = Study(cases, engine, settings, seed, on_round)
-        chosen: dict[str, list[Adapter]] = {}
+        chosen: dict[str, list[Model]] = {}
         for arm in wanted:
             watch.stage(f"seed {seed}: {arm}", _length(arm, settings, len(cases)))
-            chosen[arm] = run_arm(study, arm)
+            chosen[arm] = run_models(study, arm)
         for arm, note in study.notes.items():
             notes.setdefault(arm, []).append(note)
         for arm, outcome in study.outcomes.items():
@@ -225,9 +227,9 @@ def compare(
         # Everything is chosen; only now is the test window looked at.
         watch.stage(f"seed {seed}: test", len(wanted))
         for done, arm in enumerate(wanted, 1):
-            for row, (case, adapter) in enumerate(zip(cases, chosen[arm], strict=True)):
-                adapter.put_on(engine)
-                scores[arm][row].append(case.test.score(case.forecast(engine, case.cut.test)))
+            for row, (case, model) in enumerate(zip(cases, chosen[arm], strict=True)):
+                made = model.forecast(engine, case, case.cut.test, case.test.ids)
+                scores[arm][row].append(case.test.score(made))
             watch.step(done)
     methods = tuple(dict.fromkeys((REFERENCE, *baselines)))
     ordered = tuple(name for name in COMPARED_BASELINES if name in methods)
@@ -259,11 +261,12 @@ def _cases(retailers: Sequence[Retailer], settings: Settings, watch: Watch) -> l
 
 def _length(arm: str, settings: Settings, clients: int) -> int:
     """Steps that an arm reports."""
-    if arm == "federated":
+    name = split_arm(arm)[0]
+    if name == "federated":
         return max((recipe.rounds for recipe in settings.plain), default=1)
-    if arm == "federated-dp":
+    if name == "federated-dp":
         return settings.dp.rounds
-    return clients if arm == "local" or arm.endswith("-personal") else 1
+    return clients if name == "local" or name.endswith("-personal") else 1
 
 
 def _number(value: float) -> float | None:

@@ -41,7 +41,7 @@ def comparison_table(result: Comparison) -> Table:
         cells += [f"{result.interval(name, measure).mean:.3f}" for measure, _ in _COLUMNS[1:]]
         cells.append(f"{100 * result.values(name, 'coverage80').mean():.0f} %")
         if "local" in result.arms:
-            found = result.against_local(name, "wql")
+            found = result.against("local", name, "wql")
             if found is None:
                 cells += ["", "", ""]
             else:
@@ -63,13 +63,15 @@ def headline(result: Comparison) -> list[str]:
     """Plain sentences on the federated arms against training alone."""
     lines = []
     for arm in result.arms:
-        found = result.against_local(arm, "wql")
-        if found is None or not arm.startswith("federated"):
+        other = "alone" if arm.startswith("gated") and "alone" in result.arms else "local"
+        found = result.against(other, arm, "wql")
+        if found is None or not arm.startswith(("federated", "gated")):
             continue
         outcome = {"[green]better[/]": "is better than", "[red]worse[/]": "is WORSE than"}.get(verdict(found[0]))
         text = outcome or "cannot be told apart from"
         share = f"{100 * found[1]:.0f} % of the retailers gain"
-        lines.append(f"{arm} {text} training alone: {_interval(found[0], signed=True)} in relative WQL, {share}.")
+        rival = "training alone" if other == "local" else "the best blend of what it has alone"
+        lines.append(f"{arm} {text} {rival}: {_interval(found[0], signed=True)} in relative WQL, {share}.")
     return lines
 
 
@@ -78,12 +80,13 @@ def privacy_line(result: Comparison) -> str | None:
     privacy = result.to_json()["privacy"]
     if privacy is None:
         return None
-    return (
-        f"Privacy: ε = {privacy['epsilon']:.2f} at δ = {privacy['delta']:g} for each {privacy['unit']}, noise "
-        f"multiplier {privacy['noise_multiplier']:.3g}, clip {privacy['clip']:g}, {privacy['rounds']} rounds; "
-        f"signal to noise at most {privacy['signal_to_noise']:.2f}; "
-        f"{result.outcomes['federated-dp'][0].bytes_up:,} bytes up a round."
-    )
+    lines = [
+        f"{arm}: ε = {one['epsilon']:.2f} at δ = {one['delta']:g} for each {one['unit']}, noise multiplier "
+        f"{one['noise_multiplier']:.3g}, clip {one['clip']:g}, {one['rounds']} rounds; signal to noise at most "
+        f"{one['signal_to_noise']:.2f}; {one['bytes_up']:,} bytes up a round."
+        for arm, one in privacy["by_arm"].items()
+    ]
+    return "Privacy. " + " ".join(lines)
 
 
 def _interval(value: Interval, *, signed: bool = False) -> str:

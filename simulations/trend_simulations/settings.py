@@ -6,12 +6,24 @@ validation horizon (``docs/simulation.md`` has the grid); no test window and no 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
+from trend_common.errors import UsageError
 
-__all__ = ["ARMS", "DpRecipe", "LocalRecipe", "PlainRecipe", "Settings"]
+__all__ = [
+    "ARMS",
+    "BLENDED_METHOD",
+    "BLENDS",
+    "PRIVATE",
+    "DpRecipe",
+    "LocalRecipe",
+    "PlainRecipe",
+    "Settings",
+    "split_arm",
+]
 
 _PATCH: Final = 14
 
@@ -22,9 +34,25 @@ ARMS: Final = (
     "federated-personal",
     "federated-dp",
     "federated-dp-personal",
+    "alone",
+    "gated",
+    "gated-dp",
     "central",
 )
 """What can be compared."""
+
+PRIVATE: Final = ("federated-dp", "federated-dp-personal", "gated-dp")
+"""Arms that may carry an ε of their own: ``federated-dp@4``."""
+
+BLENDS: Final = {
+    "alone": ("zero-shot", "local"),
+    "gated": ("zero-shot", "local", "federated"),
+    "gated-dp": ("zero-shot", "local", "federated-dp"),
+}
+"""Arm → the arms that it is a blend of, with :data:`BLENDED_METHOD` besides."""
+
+BLENDED_METHOD: Final = "same-phase-mean"
+"""The statistical method that a retailer blends in: quick, and wrong about other weeks than the models are."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +67,7 @@ class DpRecipe:
         windows_per_series: k.
     """
 
-    rounds: int = 20
+    rounds: int = 10
     clip: float = 0.02
     server_lr: float = 0.012
     rank: int = 2
@@ -89,17 +117,31 @@ class LocalRecipe:
     rank: int = 4
 
 
+def split_arm(arm: str) -> tuple[str, float | None]:
+    """The name of an arm, and the ε that it carries.
+
+    Raises:
+        UsageError: There is no such arm, or it is not a private one and carries an ε.
+    """
+    name, at, text = arm.partition("@")
+    if name not in ARMS:
+        raise UsageError(f"There is no arm {name!r}.", f"Arms are {', '.join(ARMS)}.")
+    if not at:
+        return name, None
+    try:
+        epsilon = float(text)
+    except ValueError:
+        epsilon = 0.0
+    if name not in PRIVATE or not 0 < epsilon < math.inf:
+        raise UsageError(
+            f"There is no arm {arm!r}.", f"An ε above 0 can follow {', '.join(PRIVATE)}: {PRIVATE[0]}@4."
+        )
+    return name, epsilon
+
+
 _PLAIN: Final[dict[str, tuple[PlainRecipe, ...]]] = {
-    "W": (
-        PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
-        PlainRecipe("weights", rounds=12, steps=5, local_lr=3e-3, proximal_mu=0.01),
-        PlainRecipe("gradient", rounds=20, rank=2),
-    ),
-    "D": (
-        PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3),
-        PlainRecipe("weights", rounds=30, steps=5, local_lr=3e-3),
-        PlainRecipe("gradient", rounds=20, rank=2),
-    ),
+    "W": (PlainRecipe("weights", rounds=8, steps=5, local_lr=1e-3, train="AB"),),
+    "D": (PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3, train="AB"),),
 }
 
 
@@ -117,6 +159,9 @@ class Settings:
         dp, plain, local, central: How the arms train; ``federated`` takes the recipe of ``plain`` that is best on
             validation in the mean over the retailers.
         threads: Of torch.
+        calibrate: Whether every arm's intervals are calibrated by each retailer on its validation horizon.
+        trust: η of the blends' weights exp(−η · (loss / lowest loss − 1)): how far a retailer believes its own
+            validation horizon. 0 weighs all parts alike; large values take the best.
     """
 
     freq: Literal["D", "W", "M"]
@@ -131,6 +176,8 @@ class Settings:
     local: LocalRecipe = LocalRecipe()
     central: LocalRecipe = field(default_factory=lambda: LocalRecipe(checkpoints=(50, 100, 200, 400), rank=4))
     threads: int = 1
+    calibrate: bool = True
+    trust: float = 5.0
 
     @classmethod
     def of(
@@ -150,6 +197,7 @@ class Settings:
         windows_per_series: int | None = None,
         server_lr: float | None = None,
         threads: int = 1,
+        calibrate: bool = True,
     ) -> Settings:
         """The defaults for a frequency, with what was asked for put in their place.
 
@@ -186,4 +234,5 @@ class Settings:
             dp=dp,
             plain=tuple(plain),
             threads=threads,
+            calibrate=calibrate,
         )

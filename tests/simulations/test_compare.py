@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from trend_client.engine import Engine
+from trend_common.calibration import Calibration
 from trend_common.errors import DataError, Declined, UsageError
 from trend_common.privacy.plan import plan_epsilon
 from trend_common.tensors import Tensors, tensors_sha256
 from trend_server.checkpoints import Announcement
-from trend_simulations.arms import Study, run_arm
-from trend_simulations.cases import Adapter, Case, make_case
+from trend_simulations.arms import Study, run_arm, run_models
+from trend_simulations.cases import Adapter, Case, Model, make_case
 from trend_simulations.compare import Comparison, compare
 from trend_simulations.federation import Member, announce, federate_in_process, members
 from trend_simulations.report import comparison_table, headline, privacy_line
-from trend_simulations.settings import ARMS, DpRecipe, LocalRecipe, PlainRecipe, Settings
+from trend_simulations.settings import ARMS, DpRecipe, LocalRecipe, PlainRecipe, Settings, split_arm
 from trend_simulations.sources import Retailer, last_history, synthetic
 
 
@@ -61,7 +62,7 @@ def retailers() -> list[Retailer]:
 @pytest.fixture(scope="module")
 def result(retailers: list[Retailer], settings: Settings, engine: Engine) -> Comparison:
     """All arms."""
-    return compare(retailers, ARMS, settings, engine=engine, baselines=("naive",))
+    return compare(retailers, [*ARMS, "gated-dp@1"], settings, engine=engine, baselines=("naive",))
 
 
 def spoilt(retailer: Retailer, horizon: int) -> Retailer:
@@ -217,14 +218,14 @@ def test_the_json_has_every_key_and_no_number_that_is_none(result: Comparison) -
         found
     )
     assert {"bytes_up_per_client_round", "seconds", "data"} <= set(found)
-    assert set(found["arms"]) == set(ARMS)
+    assert set(found["arms"]) == {*ARMS, "gated-dp@1"}
     measures = {"wape", "mase", "rmsse", "sql", "wql", "coverage80"}
     for values in (*found["arms"].values(), *found["baselines"].values()):
         assert measures <= set(values)
         assert all(isinstance(values[name], float) for name in measures)
     assert set(found["baselines"]) == {"naive", "seasonal-naive"}
     assert [one["name"] for one in found["clients"]] == [case.retailer.name for case in result.cases]
-    assert set(found["clients"][0]["arms"]) == set(ARMS)
+    assert set(found["clients"][0]["arms"]) == {*ARMS, "gated-dp@1"}
     assert {"epsilon", "delta", "unit", "noise_multiplier", "signal_to_noise"} <= set(found["privacy"])
     assert found["privacy"]["epsilon"] <= 4.0
     assert set(found["seconds"]) == {"total", "training", "overhead"}
@@ -255,18 +256,80 @@ def test_zero_shot_is_the_backbone_alone(result: Comparison, engine: Engine) -> 
     engine.install_local(1)
     engine.use(None)
     case = result.cases[0]
-    assert case.test.score(case.forecast(engine, case.cut.test))["wql"] == pytest.approx(values[0, 0])
+    made = case.forecast(engine, case.cut.validation).select(case.validation.ids)
+    fitted = Calibration.fit([(case.validation.y, made)], case.validation.scale.absolute)
+    again = fitted.apply(case.forecast(engine, case.cut.test).select(case.test.ids))
+    assert case.test.score(again)["wql"] == pytest.approx(values[0, 0])
 
 
 def test_the_screen_says_what_is_better_and_what_is_not(result: Comparison) -> None:
     table = comparison_table(result)
-    assert table.row_count == len(ARMS) + 2
+    assert table.row_count == len(ARMS) + 1 + 2
     lines = headline(result)
-    assert len(lines) == 4
-    assert all("training alone" in line and "% of the retailers gain" in line for line in lines)
+    assert len(lines) == 7
+    assert sum("training alone" in line for line in lines) == 4
+    assert sum("what it has alone" in line for line in lines) == 3
+    assert all("% of the retailers gain" in line for line in lines)
     private = privacy_line(result)
     assert private is not None
     assert "ε = 4.00" in private or "ε = 3.99" in private
+
+
+def test_a_blend_and_its_calibration_do_not_see_the_test(
+    retailers: list[Retailer], settings: Settings, engine: Engine
+) -> None:
+    found = []
+    for group in (retailers[:2], [spoilt(one, settings.horizon) for one in retailers[:2]]):
+        cases = [make_case(one, settings) for one in group]
+        models = run_models(Study(cases, engine, settings, seed=0), "alone")
+        found.append([([weight for _, weight in model.parts], model.calibration) for model in models])
+    assert found[0] == found[1]
+    assert any(calibration.windows for _, calibration in found[0])
+
+
+def test_a_retailer_trusts_what_was_better_on_its_own_validation(
+    retailers: list[Retailer], settings: Settings, engine: Engine
+) -> None:
+    cases = [make_case(one, settings) for one in retailers]
+    study = Study(cases, engine, replace(settings, trust=50.0, calibrate=False), seed=0)
+    for case, model in zip(cases, run_models(study, "alone"), strict=True):
+        weights = [weight for _, weight in model.parts]
+        assert sum(weights) == pytest.approx(1)
+        alone = [Model(((part, 1.0),)) for part, _ in model.parts]
+        loss = [
+            case.validation.relative_wql(one.forecast(engine, case, case.cut.validation, case.validation.ids))
+            for one in alone
+        ]
+        assert int(np.argmax(weights)) == int(np.argmin(loss))
+    even = Study(cases, engine, replace(settings, trust=0.0, calibrate=False), seed=0)
+    case, model = cases[0], run_models(even, "alone")[0]
+    assert [weight for _, weight in model.parts] == pytest.approx([1 / 3] * 3)
+    parts = [
+        Model(((part, 1.0),)).forecast(engine, case, case.cut.test, case.test.ids).quantiles
+        for part, _ in model.parts
+    ]
+    made = model.forecast(engine, case, case.cut.test, case.test.ids)
+    np.testing.assert_allclose(made.quantiles, np.mean(parts, axis=0), rtol=1e-6)
+
+
+def test_arms_are_calibrated_unless_asked_not_to_be(
+    retailers: list[Retailer], settings: Settings, engine: Engine
+) -> None:
+    cases = [make_case(one, settings) for one in retailers[:2]]
+    for calibrate in (True, False):
+        study = Study(cases, engine, replace(settings, calibrate=calibrate), seed=0)
+        models = run_models(study, "zero-shot")
+        assert all(model.calibration.changes_nothing is not calibrate for model in models)
+
+
+def test_an_arm_may_carry_an_epsilon_of_its_own(result: Comparison) -> None:
+    private = result.to_json()["privacy"]["by_arm"]
+    assert private.keys() == {"federated-dp", "federated-dp@1"}
+    assert private["federated-dp@1"]["epsilon"] <= 1 < private["federated-dp"]["epsilon"] <= 4
+    assert private["federated-dp@1"]["noise_multiplier"] > private["federated-dp"]["noise_multiplier"]
+    for arm in ("local@4", "federated-dp@0", "federated-dp@x", "gossip@4"):
+        with pytest.raises(UsageError, match=r"no arm"):
+            split_arm(arm)
 
 
 def test_what_cannot_be_compared_is_refused(retailers: list[Retailer], settings: Settings, engine: Engine) -> None:
@@ -282,7 +345,6 @@ def test_defaults_shrink_the_context_to_the_history_and_take_what_is_asked() -> 
     assert (found.dp.rounds, found.dp.rank, found.dp.clip) == (7, 3, 0.5)
     assert {recipe.rounds for recipe in found.plain} == {7}
     assert {recipe.steps for recipe in found.plain if recipe.update == "weights"} == {9}
-    assert {recipe.steps for recipe in found.plain if recipe.update == "gradient"} == {1}
     assert found.seeds == (0, 1)
     assert Settings.of("D").context == 252
     assert math.isclose(Settings.of("D").epsilon, 4.0)
