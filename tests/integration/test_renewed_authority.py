@@ -128,6 +128,26 @@ def test_nothing_else_is_accepted(tmp_path: Path, make: Callable[[Path], bytes])
     assert successor(old, make(tmp_path)) is None
 
 
+def test_whoever_steals_a_servers_key_does_not_become_the_authority(tmp_path: Path) -> None:
+    """The old authority has signed the server's name and key; a root of that name and key is easily made."""
+    made = ensure_certificates(tmp_path, NAMES)
+    leaf = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    key = serialization.load_pem_private_key(made.private_key.read_bytes(), password=None)
+    authority = x509.load_pem_x509_certificate(made.authority.read_bytes())
+    root = (
+        x509.CertificateBuilder(extensions=list(authority.extensions))
+        .subject_name(leaf.subject)
+        .issuer_name(leaf.subject)
+        .public_key(leaf.public_key())  # type: ignore[arg-type]
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+        .sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    )
+    root.verify_directly_issued_by(root)
+    assert successor(made.authority.read_text(), pem(leaf) + pem(root)) is None
+
+
 def test_a_root_that_its_own_key_did_not_sign_is_not_pinned(tmp_path: Path) -> None:
     """Name, key and cross certificate are right, but somebody else wrote what else stands in it."""
     old = ensure_authority(tmp_path / "ours")

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from trend_common.privacy.accounting import Run, best_guess, compose, group_run, noise_multiplier_for
+from trend_common.privacy.accounting import (
+    Run,
+    best_guess,
+    compose,
+    gaussian_epsilon,
+    group_run,
+    noise_multiplier_for,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "privacy.md").read_text("utf-8")
@@ -54,6 +61,23 @@ def test_the_figures_of_other_secrets_are_those_of_the_code() -> None:
         run = group_run(Run(sigma=4.836, q=1.0, steps=20), whole=int(size))
         assert float(epsilon) == round(compose([run], 1e-5), 2)
         assert float(guess) == min(100.0, math.ceil(best_guess([run]) * 1000) / 10), "rounded up"
+
+
+def test_the_figures_at_other_deltas_are_those_of_the_code() -> None:
+    mu = math.sqrt(20) / 4.836
+    said = re.search(r"ε = ([\d.]+) at δ = 10⁻⁶, ([\d.]+) at 10⁻⁸ and ([\d.]+) at 10⁻¹⁰", PAGE)
+    assert said is not None
+    assert [float(one) for one in said.groups()] == [round(gaussian_epsilon(mu, d), 2) for d in (1e-6, 1e-8, 1e-10)]
+
+
+def test_the_figures_of_shared_noise_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 4
+    for clients, needed, colluders, gain, epsilon in rows:
+        honest = int(needed) - int(colluders)
+        assert int(needed) == math.floor(int(clients) * 0.667) + 1
+        assert float(gain) == round(math.sqrt(honest), 2)
+        assert float(epsilon) == round(gaussian_epsilon(math.sqrt(20 * honest) / 4.836, 1e-5), 2)
 
 
 def test_every_module_is_counted() -> None:
