@@ -19,6 +19,7 @@ from trend_client.options import (
     FreqOption,
     HomeOption,
     JsonOption,
+    LanguageOption,
     OutOption,
     SettingsOption,
     SheetOption,
@@ -141,13 +142,14 @@ def personalise_command(
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
     settings: SettingsOption = None,
+    language: LanguageOption = None,
     out: OutOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Train the personal model on these sales (it never leaves), then forecast. As often as you like. Offline."""
     place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
-    _conclude(place, personal=True, out=out, json_out=json_out, settings=settings)
+    _conclude(place, personal=True, out=out, json_out=json_out, settings=settings, language=language)
 
 
 @app.command("backtest")
@@ -216,10 +218,14 @@ def backtest_command(
 
 @app.command("report")
 def report_command(
-    home: HomeOption = None, out: OutOption = None, device: DeviceOption = "auto", verbose: VerboseOption = False
+    home: HomeOption = None,
+    language: LanguageOption = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    verbose: VerboseOption = False,
 ) -> None:
     """Write forecasts and the report again from the last sales file and adapters. Offline."""
-    _conclude(_place(home, device=device), personal=False, out=out, json_out=None)
+    _conclude(_place(home, device=device), personal=False, out=out, json_out=None, language=language)
 
 
 @app.command("budget")
@@ -315,12 +321,20 @@ def _settings(path: Path | None) -> FineTuneSettings | None:
 
 
 def _conclude(
-    place: Workplace, *, personal: bool, out: Path | None, json_out: Path | None, settings: Path | None = None
+    place: Workplace,
+    *,
+    personal: bool,
+    out: Path | None,
+    json_out: Path | None,
+    settings: Path | None = None,
+    language: str | None = None,
 ) -> None:
     from trend_client.join import finish
+    from trend_client.outcome import Wishes
     from trend_client.screens import show_outcome
 
-    outcome = finish(place, personal=personal, out=out, settings=_settings(settings))
+    wishes = Wishes(language=language)
+    outcome = finish(place, personal=personal, out=out, settings=_settings(settings), wishes=wishes)
     show_outcome(outcome)
     if json_out is not None:
         _write_outcome(place, outcome, json_out)

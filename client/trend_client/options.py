@@ -19,6 +19,7 @@ __all__ = [
     "HomeOption",
     "HorizonOption",
     "JsonOption",
+    "LanguageOption",
     "MaskOption",
     "OutOption",
     "SettingsOption",
@@ -61,6 +62,9 @@ SettingsOption = Annotated[
     Path | None, typer.Option("--settings", metavar="FILE", help="Settings of fine-tuning, as from trend-sim tune.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
+LanguageOption = Annotated[
+    str | None, typer.Option("--language", metavar="en|zh", help="Of the report. Default: this machine's.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the files. Default: output/ in the home.")]
 MaskOption = Annotated[
     bool, typer.Option("--mask", help="Mask the names of products and stores, for sharing; the key stays home.")

@@ -249,6 +249,13 @@ def test_the_orders_are_the_urgent_ones_and_no_others(data: ReportData, make_com
     assert "Rye bread 3" not in text, "nothing is to be ordered of it"
 
 
+def test_orders_of_unknown_names_are_not_shown(data: ReportData, make_complete: Any) -> None:
+    full = make_complete(data)
+    html = render_report(replace(full, orders=full.orders.assign(unique_id="a real name")))
+    assert "a real name" not in html
+    assert 'id="orders"' not in html
+
+
 def test_the_parts_of_a_forecast_and_its_trend(data: ReportData, make_complete: Any) -> None:
     full = make_complete(data)
     html = render_report(full)

@@ -19,6 +19,7 @@ from trend_client.options import (
     HomeOption,
     HorizonOption,
     JsonOption,
+    LanguageOption,
     MaskOption,
     OutOption,
     SheetOption,
@@ -66,6 +67,7 @@ def _forecast(
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
     mask: MaskOption = False,
+    language: LanguageOption = None,
     out: OutOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
@@ -84,6 +86,7 @@ def _forecast(
         reconcile=parse_reconciliation(reconcile),
         pricing=Pricing(price, margin),
         full=full,
+        language=language,
     )
     place = cli._place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
     place.mask = mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from trend_client.report.summary import mover_rows, summary, tiles
 from trend_client.report.verdict import learned, method_rows, mixed, verdict, worth
 from trend_common import __version__
 from trend_common.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["render_report", "write_report"]
 
@@ -75,7 +78,7 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
         "summary": summary(data, found, lang),
         "tiles": tiles(data, found, lang),
         "movers": mover_rows(data, found, names, lang),
-        "orders": orders(data.orders, names, lang),
+        "orders": orders(_known(data.orders, data), names, lang),
         "trends": trend_sentence(data.trends, lang),
         "anomalies": anomalies(data.backtest, names, lang),
         "charts": [_chart(data, name, lang) for name in data.largest()],
@@ -104,6 +107,11 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
         "sent_more": _more(len(data.sent), lang),
         "sent_total": lang.bytes(sum(message.bytes for message in data.sent)),
     }
+
+
+def _known(table: pd.DataFrame | None, data: ReportData) -> pd.DataFrame | None:
+    """Without rows of other series: what lies in the same folder may be about other names, masked ones say."""
+    return None if table is None else table[table["unique_id"].isin(data.panel.static.index)]
 
 
 def _more(count: int, lang: Language) -> str:
