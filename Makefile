@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint bench audit install clean
+.PHONY: demo test lint bench bench-quick audit install clean
 
 install: $(STAMP)
 
@@ -28,6 +28,9 @@ test: lint
 	$(BIN)/python -m pytest -q
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py --page
+
+bench-quick: $(STAMP)
 	$(BIN)/python benchmarks/run.py --quick
 
 audit: $(STAMP)

@@ -129,3 +129,30 @@ def test_rounds_over_tls_are_timed_by_the_server(tmp_path: Path) -> None:
     assert len(row["round_s"]) == 2
     assert row["server_memory_mb"] > 20
     assert row["server_cpu_s"] > 0
+
+
+def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    engines = {
+        name: {
+            "cpu_s": cpu,
+            "wall_s": cpu,
+            "memory_mb": 500.0,
+            "norm": cpu / 20,
+            "beyond_training_cpu_s": cpu - 15,
+            "samples_cpu_s": [cpu, cpu + 2, cpu + 1],
+        }
+        for name, cpu in (("floor", 20.0), ("trend-sim", 21.0), ("pfl", 24.0))
+    }
+    found = {"engines": engines, "clients": 3, "rounds": 2, "steps": 5, "relative_weight_difference": {"pfl": 1e-4}}
+    (tmp_path / "simulation_peers.json").write_text(json.dumps(found))
+    page, target = tmp_path / "docs" / "benchmarks.md", tmp_path / "results.json"
+    page.parent.mkdir()
+    run("gather", str(tmp_path), "--json", str(target), "--page", str(page))
+    measured = result(target)
+    assert measured["simulation_over_floor"]["value"] == round(22 / 21, 4)  # the median of the turns
+    assert measured["simulation_over_pfl"]["value"] == round(22 / 25, 4)
+    assert measured["simulation_over_flower_ray"]["value"] is None
+    assert measured["simulation_over_pfl"]["samples"]["pfl"] == [24.0, 26.0, 25.0]
+    assert "| trend-sim | 21.0 | 1.05 |" in page.read_text()
+    assert "*`dp_step` was not run.*" in page.read_text()
+    assert (page.parent / "images" / "bench-engines.png").stat().st_size > 1000
