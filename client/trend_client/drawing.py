@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trend_client.augment import Augmenter
 from trend_client.finetune import FineTuneSettings
+from trend_client.memory import rehearsal
 from trend_client.siblings import FEW_STEPS, Siblings
 from trend_client.training import TrainingData
 from trend_common.backbones.base import Batch
@@ -119,7 +120,12 @@ class Drawer:
         self._launches = Launches(data, siblings, held_out) if siblings and wanted else None
         size = min(settings.batch_size, max(data.n_units * 4, 8))
         self._cold = round(size * wanted) if self._launches else 0
-        self._warm = size - self._cold
+        self._replayed = round(size * settings.replay)
+        self._warm = max(size - self._cold - self._replayed, 0)
+        windows = data.windows
+        self._rehearsal = (
+            rehearsal(windows.panel.freq, context=windows.context, horizon=data.horizon) if self._replayed else None
+        )
 
     def draw(self) -> list[Batch]:
         """One batch, as parts of equal context; their rows count alike."""
@@ -130,6 +136,9 @@ class Drawer:
         if self._cold:
             assert self._launches is not None
             parts.append(self._augmenter(*self._launches.draw(self._cold, self._rng)))
+        if self._rehearsal is not None:
+            chosen = self._rng.integers(0, self._rehearsal.n_units, self._replayed)
+            parts.append(self._rehearsal.draw(chosen, 1, self._rng.random))
         return parts
 
 

@@ -94,6 +94,7 @@ class FineTuneSettings(BaseModel):
         synonyms: Probability with which a word of a description is replaced by one of the same meaning.
         adversarial: Size of the worst small change of a window's text and values that is trained on as well (FGM:
             Miyato et al. 2017, arXiv:1605.07725), relative to their own norm; 0 for none.
+        replay: Share of the windows that are of made-up sales (:mod:`trend_client.memory`), against forgetting.
         ensemble: Models trained with different seeds, whose quantiles are averaged.
         launch: The part for products without history.
     """
@@ -125,6 +126,7 @@ class FineTuneSettings(BaseModel):
     drop_covariates: float = Field(0.0, ge=0, le=1)
     synonyms: float = Field(0.0, ge=0, le=1)
     adversarial: float = Field(0.0, ge=0, le=1)
+    replay: float = Field(0.0, ge=0, lt=1)
     ensemble: int = Field(1, ge=1, le=20)
     launch: LaunchSettings = LaunchSettings()
 

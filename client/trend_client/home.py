@@ -249,14 +249,41 @@ class ClientHome:
         return str(found["federation"])
 
     def save_personal(
-        self, name: str, tensors: Tensors, choices: dict[str, float], base: str, *, unseen_from: str | None = None
+        self,
+        name: str,
+        tensors: Tensors,
+        choices: dict[str, float],
+        base: str,
+        *,
+        unseen_from: str | None = None,
+        start: Tensors | None = None,
+        forgetting: float | None = None,
     ) -> None:
-        """Keep the personal adapter, which never leaves, from what it started, and the first day it has not seen."""
+        """Keep the personal adapter, which never leaves.
+
+        Args:
+            name: The federation.
+            tensors: The model.
+            choices: The validation measure of each choice that was tried.
+            base: From what it started, "shared" or "backbone".
+            unseen_from: The first day that its training has not seen, YYYY-MM-DD.
+            start: The shared adapter that it started from, for when a newer one comes.
+            forgetting: Its error on made-up sales over that of the start, less 1.
+        """
         folder = private_directory(self.federation(name))
+        if start is None:
+            (folder / "personal-start.safetensors").unlink(missing_ok=True)
+        else:
+            write_tensors(folder / "personal-start.safetensors", start)
         write_tensors(folder / "personal.safetensors", tensors)
         write_json(
             folder / "personal.json",
-            {"started_from": base, "validation_wql": choices, "unseen_from": unseen_from},
+            {
+                "started_from": base,
+                "validation_wql": choices,
+                "unseen_from": unseen_from,
+                "forgetting": forgetting,
+            },
             private=True,
         )
 
@@ -267,6 +294,11 @@ class ClientHome:
         except (OSError, ValueError, AttributeError):
             return None
         return found if isinstance(found, str) else None
+
+    def personal_start(self, name: str) -> Tensors | None:
+        """The shared adapter that the personal one started from, if it started from one."""
+        path = self.federation(name) / "personal-start.safetensors"
+        return read_tensors(path) if path.is_file() else None
 
     def personal(self, name: str) -> Tensors | None:
         """The personal adapter, if there is one."""

@@ -148,8 +148,14 @@ def finish(
         if personal:
             progress("training the personal model (it never leaves)")
             model = personalise(
-                place.home, engine, panel, model, settings=settings, country=place.country, few_shot=few_shot
+                place.home, engine, panel, model, settings=settings, country=place.country, few=few_shot
             )
+            if model.forgetting is not None:
+                word = "higher" if model.forgetting > 0 else "lower"
+                bars.console.print(
+                    f"Forgetting: on made-up sales of other shops the personal model's error is "
+                    f"{abs(model.forgetting):.1%} {word} than that of the model that it started from."
+                )
         return conclude(
             place.home,
             engine,

@@ -13,11 +13,13 @@ import pandas as pd
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
 from trend_client.delivery import deliver, price_files
 from trend_client.engine import Engine
+from trend_client.fewshot import few_shot
 from trend_client.finetune import FineTuneSettings
 from trend_client.gate import Choice
 from trend_client.home import ClientHome
+from trend_client.memory import forgetting
 from trend_client.outputs import write_backtest
-from trend_client.parts import rank_of
+from trend_client.parts import rank_of, rebased
 from trend_client.report import Privacy, ReportData, SentMessage, write_report
 from trend_client.report.gather import gathered, reasons_for
 from trend_client.report.language import language
@@ -30,8 +32,8 @@ from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
-from trend_common.scoring import next_origin, origins
-from trend_common.tensors import Tensors
+from trend_common.scoring import most_windows, next_origin, origins
+from trend_common.tensors import Tensors, tensors_sha256
 from trend_common.windows import PanelWindows
 
 __all__ = [
@@ -66,6 +68,8 @@ class Model:
         adapters: Method → tensors; None is the backbone as shipped.
         since: Method → the first day that its training has not seen, for those that were trained on this retailer's
             sales.
+        forgetting: How much higher the personal model's error on made-up sales is than that of its start, if it was
+            trained now.
     """
 
     federation: str
@@ -73,6 +77,7 @@ class Model:
     context: int
     adapters: Mapping[str, dict[str, np.ndarray] | None]
     since: Mapping[str, pd.Timestamp] = field(default_factory=dict)
+    forgetting: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,11 @@ def load_model(home: ClientHome, engine: Engine, panel: SalesPanel, *, horizon: 
         seen = home.personal_seen(name)
         if seen is not None:
             since["personal"] = pd.Timestamp(seen)
+        started = home.personal_start(name)
+        if shared is not None and started is not None and tensors_sha256(started) != shared[0].adapter_sha256:
+            # A newer shared adapter has come: it may have seen later sales, so nothing is said of the days.
+            adapters["personal"] = rebased(personal, started, shared[1])
+            since.pop("personal", None)
     return Model(name, steps, min(context, engine.backbone.max_context), adapters, since)
 
 
@@ -156,14 +166,30 @@ def personalise(
     settings: FineTuneSettings | None = None,
     country: str | None = None,
     seed: int = 0,
-    few_shot: bool = False,
+    few: bool = False,
 ) -> Model:
     """Train the personal adapter from the shared one (or from none) and keep it in the home."""
-    tensors, choices, base = fine_tune(engine, panel, model, settings=settings, country=country, seed=seed)
-    unseen = origins(panel, model.horizon).validation
-    home.save_personal(model.federation, tensors, choices, base, unseen_from=str(unseen.date()))
+    tensors, choices, base = fine_tune(engine, panel, model, settings=settings, country=country, seed=seed, few=few)
+    cut = origins(panel, model.horizon, windows=_few_windows(panel, model.horizon) if few else 1)
+    unseen = cut.rolling[0]
+    start = model.adapters.get("shared")
+    horizon = min(model.horizon, engine.backbone.max_horizon)
+    forgot = forgetting(engine, start, tensors, panel.freq, context=model.context, horizon=horizon)
+    home.save_personal(
+        model.federation,
+        tensors,
+        choices,
+        base,
+        unseen_from=str(unseen.date()),
+        start=start,
+        forgetting=round(forgot, 6),
+    )
     adapters = {**model.adapters, "personal": tensors}
-    return replace(model, adapters=adapters, since={**model.since, "personal": unseen})
+    return replace(model, adapters=adapters, since={**model.since, "personal": unseen}, forgetting=forgot)
+
+
+def _few_windows(panel: SalesPanel, horizon: int) -> int:
+    return min(2, most_windows(panel, horizon))
 
 
 def fine_tune(
@@ -174,8 +200,9 @@ def fine_tune(
     settings: FineTuneSettings | None = None,
     country: str | None = None,
     seed: int = 0,
+    few: bool = False,
 ) -> tuple[Tensors, dict[str, float], str]:
-    """Train a personal model on the sales before validation.
+    """Train a personal model on the sales before validation; with ``few`` for a small assortment.
 
     Returns:
         Its tensors, the validation measure of each choice tried, and where it started: "shared" or "backbone".
@@ -187,6 +214,11 @@ def fine_tune(
     horizon = min(model.horizon, engine.backbone.max_horizon)
     data = TrainingData.of(windows, train_end=windows.step_of(cut.train_end) + 1, horizon=horizon)
     start = model.adapters.get("shared")
+    if few:
+        rolling = origins(panel, model.horizon, windows=_few_windows(panel, model.horizon)).rolling
+        steps = tuple(windows.step_of(day) for day in rolling)
+        tensors, choices = few_shot(engine, windows, start, rolling=steps, horizon=model.horizon, seed=seed)
+        return tensors, choices, "shared" if start else "backbone"
     tensors, choices = engine.personalise(
         data, start, validation=windows.step_of(cut.validation), seed=seed, settings=settings
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trend_common.forecasts import Forecast
 from trend_common.tensors import Tensors
 
-__all__ = ["Parts", "average", "overlaid", "rank_of"]
+__all__ = ["Parts", "average", "overlaid", "rank_of", "rebased"]
 
 _MEMBER: Final = "member-"
 _LAUNCH: Final = "launch"
@@ -74,6 +74,30 @@ def overlaid(forecast: Forecast, rows: NDArray[np.int64], other: Forecast) -> Fo
     quantiles, mean = forecast.quantiles.copy(), forecast.mean.copy()
     quantiles[rows], mean[rows] = other.quantiles, other.mean
     return replace(forecast, quantiles=quantiles, mean=mean)
+
+
+def rebased(personal: Tensors, old: Tensors, new: Tensors) -> Tensors:
+    """What a personal model learned on top of one shared adapter, put on top of another.
+
+    The shared tensors are the B of LoRA with a frozen A, in which the change of a layer is linear, so the sum holds
+    both changes exactly; how well they go together, the backtest says.
+
+    Args:
+        personal: A joined model.
+        old: The shared adapter that it started from.
+        new: The one that is there now.
+    """
+
+    def moved(part: Tensors) -> Tensors:
+        return {
+            name: (value + new[name] - old[name]).astype(np.float32) if name in old and name in new else value
+            for name, value in part.items()
+        }
+
+    found = Parts.of(personal)
+    return Parts(
+        tuple(moved(one or {}) for one in found.members), None if found.launch is None else moved(found.launch)
+    ).join()
 
 
 def rank_of(tensors: Mapping[str, NDArray[np.float32]] | None) -> int | None:
