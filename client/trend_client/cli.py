@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import explain, forecast, mask, orders, serve, whatif
+from trend_client.commands import explain, forecast, mask, orders, serve, watch, whatif
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -361,6 +361,7 @@ forecast.register(app)
 explain.register(app)
 mask.register(app)
 orders.register(app)
+watch.register(app)
 whatif.register(app)
 serve.register(app)
 
