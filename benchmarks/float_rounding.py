@@ -4,8 +4,8 @@
 
 The accountant takes each series' gradient to be its own. Products of matrices may round a row by the size of the
 whole, so without one series the others' last bits can differ. Here the clipped gradients of all series are computed
-with the default plan, and again without one of them; printed is the sum of the lengths by which the others moved, over
-C.
+with the default plan, and again without one of them; printed is the sum of the lengths by which the others moved,
+over C.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ BENCHMARKS = {
     "wire": Benchmark((str(HERE / "wire.py"),), (), ("--clients", "3", "10", "--rounds", "3")),
     "secure_aggregation": Benchmark((str(HERE / "secure_aggregation.py"),), (), ("--clients", "10", "30")),
     "startup": Benchmark((str(HERE / "startup.py"),), (), ("--repeats", "2")),
+    "float_rounding": Benchmark((str(HERE / "float_rounding.py"),), (), ("--series", "70")),
     "forecasting": Benchmark(
         (str(HERE / "forecasting.py"),), (), ("--series", "200", "--slow", "10", "--repeats", "3")
     ),

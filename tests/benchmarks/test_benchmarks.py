@@ -61,6 +61,16 @@ def test_the_cost_of_secure_aggregation_is_measured(tiny_backbone: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_rounding_moves_the_others_by_next_to_nothing(tiny_backbone: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    run("float_rounding", "--backbone", str(tiny_backbone), "--series", "70", "--json", str(target))
+    found = result(target)
+    assert found["units"] > 64, "more than one chunk"
+    assert len(found["moved"]) == 4
+    assert max(found["moved"].values()) < 1e-4
+
+
+@pytest.mark.slow
 def test_the_overhead_of_a_simulation_is_measured(tiny_backbone: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     arguments = ["--retailers", "2", "--rounds", "2", "--repeats", "1", "--json", str(target)]
