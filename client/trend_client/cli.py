@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import explain, forecast, mask, orders, serve, watch, whatif
+from trend_client.commands import explain, forecast, mask, newproducts, orders, season, serve, watch, whatif
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -364,6 +364,8 @@ orders.register(app)
 watch.register(app)
 whatif.register(app)
 serve.register(app)
+newproducts.register(app)
+season.register(app)
 
 main = run_app(app)
 

@@ -11,6 +11,7 @@ S series, T steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from trend_common.windows import MIN_HISTORY, PanelWindows, text_features
 
-__all__ = ["FEW_STEPS", "Siblings", "level_hints"]
+__all__ = ["FEW_STEPS", "Peers", "Siblings", "level_hints"]
 
 FEW_STEPS: Final = 4
 """Known values below which a series has a level from its siblings."""
@@ -34,6 +35,23 @@ _FLOOR: Final = 0.1
 """Share of the store's mean that is added to levels before their geometric mean, so that one zero is not the mean."""
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Peers:
+    """The series that a level was taken from.
+
+    Attributes:
+        reason: "other stores", "description", "category", "store" or "all".
+        rows: [P] series, most alike first where that is known.
+        levels: [P] their levels, as they would be in the store of the one that is asked for.
+        likeness: [P] cosine of the descriptions; 1 for the same product, 0 where words played no part.
+    """
+
+    reason: str
+    rows: NDArray[np.int64]
+    levels: Array
+    likeness: Array
 
 
 class Siblings:
@@ -94,6 +112,12 @@ class Siblings:
         found[self._product == self._product[row] if new_everywhere else row] = np.nan
         return self._hint(row, found, self._store_means(found))
 
+    def peers(self, row: int, origin: int) -> Peers | None:
+        """Which series the level of :meth:`hint` comes from; None where no other series has a history."""
+        found = self.levels(origin)
+        found[row] = np.nan
+        return self._peers(row, found, self._store_means(found))
+
     def hints(self, origin: int) -> NDArray[np.float32]:
         """[S] :meth:`hint` for each series with almost no history before ``origin``; 0 for the others."""
         few = self.few(origin)
@@ -117,16 +141,27 @@ class Siblings:
         return np.where(count >= _FEWEST_OF_A_STORE, total / np.maximum(count, 1), overall)
 
     def _hint(self, row: int, levels: Array, means: Array) -> float:
+        found = self._peers(row, levels, means)
+        if found is None:
+            return 0.0
+        if found.reason == "other stores":
+            own = float(means[self._store[row]])
+            # In shares of the store's mean, so that the floor is one, too.
+            relative = found.levels / max(own, 1e-9)
+            return max(own * (float(np.exp(np.log(relative + _FLOOR).mean())) - _FLOOR), 0.0)
+        return float(found.levels.mean())
+
+    def _peers(self, row: int, levels: Array, means: Array) -> Peers | None:
         own = float(means[self._store[row]])
         usable = np.isfinite(levels)
         same_product = self._product == self._product[row]
         if (usable & same_product).any():
             chosen = np.flatnonzero(usable & same_product)
             relative = levels[chosen] / np.maximum(means[self._store[chosen]], 1e-9)
-            return max(own * (float(np.exp(np.log(relative + _FLOOR).mean())) - _FLOOR), 0.0)
+            return Peers("other stores", chosen, own * relative, np.ones(len(chosen)))
         usable &= ~same_product
         if not usable.any():
-            return 0.0
+            return None
         in_store = usable & (self._store == self._store[row])
         pool = in_store if in_store.sum() >= _FEWEST_OF_A_STORE else usable
         rows = np.flatnonzero(pool)
@@ -135,9 +170,12 @@ class Siblings:
             likeness = self._text[rows] @ self._text[row]
             nearest = np.argsort(-likeness, kind="stable")[:_NEAREST]
             if likeness[nearest[0]] > 0:
-                return float(relative[nearest].mean())
+                words = likeness[nearest].astype(np.float64)
+                return Peers("description", rows[nearest], relative[nearest], words)
         alike = (self._category[rows] == self._category[row]) & (self._category[row] >= 0)
-        return float(relative[alike].mean() if alike.any() else relative.mean())
+        kept = alike if alike.any() else np.ones(len(rows), dtype=bool)
+        reason = "category" if alike.any() else "store" if pool is in_store else "all"
+        return Peers(reason, rows[kept], relative[kept], np.zeros(int(kept.sum())))
 
 
 def level_hints(windows: PanelWindows, origin: int) -> NDArray[np.float32]:
