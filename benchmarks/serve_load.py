@@ -24,13 +24,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pandas as pd
+import psutil
 
 from trend_common.files import write_json
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; milliseconds."""
+    """One line of the table; milliseconds, ``cpu_ms`` of the service's processor time a request."""
 
     precision: str
     callers: int
@@ -39,6 +40,7 @@ class Row:
     p50: float
     p99: float
     windows_a_pass: float
+    cpu_ms: float
     load_before: float
 
 
@@ -87,6 +89,11 @@ class Service:
                     pass
             time.sleep(0.1)
         raise SystemExit(f"the service did not start:\n{self.log.read_text('utf-8')}")
+
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def stop(self) -> None:
         """Ctrl-C."""
@@ -146,16 +153,18 @@ def main() -> None:
                 asyncio.run(load(address, headers, 1, 1.0))
                 for callers in map(int, options.callers.split(",")):
                     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-                    before, start = passes(address, headers), time.perf_counter()
+                    before, used, start = passes(address, headers), service.cpu(), time.perf_counter()
                     taken = asyncio.run(load(address, headers, callers, options.seconds))
                     wall, after = time.perf_counter() - start, passes(address, headers)
                     p50, p99 = np.quantile(taken, (0.5, 0.99)) * 1000
+                    cpu = 1000 * (service.cpu() - used) / max(len(taken), 1)
                     mean = (after[0] - before[0]) / max(after[1] - before[1], 1)
-                    row = Row(precision, callers, len(taken), len(taken) / wall, p50, p99, mean, busy)
+                    row = Row(precision, callers, len(taken), len(taken) / wall, p50, p99, mean, cpu, busy)
                     rows.append(row)
                     print(
                         f"{precision:8} {callers:3} callers: {row.per_second:7.1f} requests/s, p50 {p50:7.1f} ms, "
-                        f"p99 {p99:7.1f} ms, {mean:4.1f} windows a pass (load before: {busy:.1f})",
+                        f"p99 {p99:7.1f} ms, {mean:4.1f} windows a pass, {cpu:.1f} ms CPU a request "
+                        f"(load before: {busy:.1f})",
                         flush=True,
                     )
             finally:

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
+from trend_client.serve.advice import router
 from trend_client.serve.answers import forecast_json
 from trend_client.serve.guard import Guard
 from trend_client.serve.problems import Problem, ProblemError, WrongPlace, answer, documented, not_fitting
@@ -93,6 +94,7 @@ def create_app(
     _handle_errors(app)
     _add_state(app, service)
     _add_forecasts(app, service)
+    app.include_router(router(service, _TOKEN))
     _describe(app)
     return app
 
@@ -241,6 +243,7 @@ def _add_forecasts(app: FastAPI, service: Service) -> None:
             _size(body),
             lambda: served.job(body),
             lambda job, found: forecast_json(job, found, body.levels, served.precision),
+            quick=body.ids is not None,
         )
         return Response(content, media_type="application/json")
 

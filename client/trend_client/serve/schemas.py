@@ -21,6 +21,7 @@ __all__ = [
     "ForecastRequest",
     "FoundInRows",
     "Health",
+    "Horizon",
     "LatencyReport",
     "ModelAnswer",
     "Name",
@@ -30,6 +31,9 @@ __all__ = [
     "SeriesAnswer",
     "SeriesForecast",
     "StoredSeries",
+    "Strict",
+    "Units",
+    "Whole",
     "day",
 ]
 
@@ -86,7 +90,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-class _Strict(BaseModel):
+Whole = BeforeValidator(_whole)
+Horizon = Annotated[int, Field(ge=1, le=MAX_HORIZON), Whole]
+
+
+class Strict(BaseModel):
+    """What callers send."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -98,7 +108,7 @@ _ROWS: list[dict[str, Any]] = [
 _PLANNED: dict[str, Any] = {"date": "2026-03-22", "store": "north", "product": "tea", "promo": 1, "price": 2.5}
 
 
-class SalesRow(_Strict):
+class SalesRow(Strict):
     """One product at one store on one day (week, month). Without units it is a plan: what is known of a day ahead."""
 
     date: Day
@@ -113,12 +123,10 @@ class SalesRow(_Strict):
     description: Annotated[str, Field(max_length=1000)] | None = None
 
 
-class Wanted(_Strict):
+class Wanted(Strict):
     """What every request about forecasts may say."""
 
-    horizon: Annotated[int, Field(ge=1, le=MAX_HORIZON), BeforeValidator(_whole)] | None = Field(
-        default=None, description="Steps ahead. Default: the federation's."
-    )
+    horizon: Horizon | None = Field(default=None, description="Steps ahead. Default: the federation's.")
     method: Literal["zero-shot", "shared", "personal"] | None = Field(
         default=None, description="Which model. Default: the best of them on the backtest, as GET /v1/model says."
     )
@@ -222,7 +230,7 @@ class ForecastAnswer(BaseModel):
     findings: list[FoundInRows] = []
 
 
-class Actual(_Strict):
+class Actual(Strict):
     """What was sold of one series of the sales file on one day (week, month) that was forecast before."""
 
     id: Name
@@ -230,7 +238,7 @@ class Actual(_Strict):
     units: Units
 
 
-class ActualsRequest(_Strict):
+class ActualsRequest(Strict):
     """What came to pass."""
 
     model_config = ConfigDict(

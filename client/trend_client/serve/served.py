@@ -127,6 +127,7 @@ class ServedModel:
         self.engine, self.model, self.freq, self.country = engine, model, freq, country
         self.method, self.chosen_by = default
         self.precision, self.max_batch = precision, max_batch
+        self.place: Workplace | None = None
         self._quick: dict[tuple[str, int], Forecaster] = {}
         self.stored: Prepared | None = None
         self.position: dict[str, int] = {}
@@ -160,6 +161,7 @@ class ServedModel:
             precision=settings.precision,
             max_batch=settings.max_batch,
         )
+        served.place = place
         if settings.precision == "int8":
             served._quicken()
         served._warm_up()

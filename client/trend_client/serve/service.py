@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import date
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ __all__ = ["Service"]
 
 _LOG = logging.getLogger("trend_client.serve")
 _PREPARING = 2
+_SMALL = 500
 _QUIET = frozenset({"/live", "/ready", "/metrics", "/health", "/openapi.json", "(none)"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 T = TypeVar("T")
@@ -124,24 +126,44 @@ class Service:
         self.metrics.batch_windows.observe(windows)
         self.metrics.batch_seconds.observe(seconds)
 
-    async def answered(self, size: int, prepare: Callable[[], Job], finish: Callable[[Job, Forecast], T]) -> T:
+    async def answered(
+        self, size: int, prepare: Callable[[], Job], finish: Callable[[Job, Forecast], T], *, quick: bool = False
+    ) -> T:
         """Admit, prepare, forecast among others, and finish.
 
         Args:
             size: Windows that will be asked for, at most.
             prepare: Makes the job; in a thread.
-            finish: Makes the answer; in a thread.
+            finish: Makes the answer; in a thread if it is large.
+            quick: ``prepare`` takes next to nothing, and needs no thread.
 
         Raises:
             ProblemError: The queue is full, or what ``prepare`` raised.
         """
         loop = asyncio.get_running_loop()
+        with self._room(size):
+            # A thread costs more than a few windows do.
+            job = prepare() if quick else await loop.run_in_executor(self._prepare, prepare)
+            found = await self.batcher.submit(job, job.size)
+            self._remember(job, found)
+            if job.size * job.horizon <= _SMALL:
+                return finish(job, found)
+            return await loop.run_in_executor(self._prepare, finish, job, found)
+
+    async def advised(self, size: int, answer: Callable[[], T]) -> T:
+        """Answer in the model's thread, between two batches.
+
+        Raises:
+            ProblemError: The queue is full.
+        """
+        with self._room(size):
+            return await asyncio.get_running_loop().run_in_executor(self.batcher.thread, answer)
+
+    @contextmanager
+    def _room(self, size: int) -> Iterator[None]:
         try:
             with self.batcher.admitted(size):
-                job = await loop.run_in_executor(self._prepare, prepare)
-                found = await self.batcher.submit(job, job.size)
-                self._remember(job, found)
-                return await loop.run_in_executor(self._prepare, finish, job, found)
+                yield
         except Busy as busy:
             self.metrics.rejected.inc()
             raise ProblemError(

@@ -23,7 +23,7 @@ from trend_client.serve.settings import ServeSettings
 from ...conftest import sales_frame
 from .conftest import TOKEN
 
-_EXAMPLES = 30
+_EXAMPLES = 20
 
 # 422 is for rows that fit the schema and tell nothing, such as a single day; whatever breaks the schema is a 400.
 _CONFIG = schemathesis.Config.from_dict(
@@ -64,7 +64,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> It
 
 
 _METHODS = ("GET /live", "GET /ready", "GET /health", "GET /metrics", "GET /v1/model", "GET /v1/series")
-_POSTS = ("POST /v1/forecast", "POST /v1/actuals")
+_POSTS = ("POST /v1/forecast", "POST /v1/actuals", "POST /v1/what-if", "POST /v1/orders", "POST /v1/explain")
 
 
 def operations(address: str) -> dict[str, Any]:
