@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, norm
 
-from trend_common.privacy.accounting import gaussian_epsilon
+from trend_common.privacy.accounting import epsilon_of, gaussian_epsilon, noise_multiplier_for
 from trend_common.privacy.audit import (
     audit_scores,
     draw_p_value,
@@ -96,6 +96,35 @@ def test_more_right_guesses_prove_more_and_more_delta_less(right: int, more: int
 def test_senseless_counts_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         p_value(**{"canaries": 20, "guesses": 10, "right": 5, "epsilon": 1.0, "delta": 0.0, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "q", "canaries", "claimed", "noise", "windows", "away"),
+    [
+        (4.0, 1.0, 1800, None, 1.0, 1, -5),
+        (1.0, 1.0, 1800, None, 1.0, 1, -5),
+        (2.0, 0.25, 3600, None, 1.0, 1, -5),
+        (4.0, 1.0, 1800, None, 0.25, 1, 3),
+        (4.0, 1.0, 1800, 1, 1.0, 1, 3),  # steps not counted: the claim is that of one
+        (2.0, 0.25, 3600, None, 0.25, 1, 3),
+        (2.0, 0.25, 3600, None, 1.0, 4, 3),  # windows clipped
+    ],
+)
+def test_the_verdicts_of_one_run_are_not_luck(
+    epsilon: float, q: float, canaries: int, claimed: int | None, noise: float, windows: int, away: int
+) -> None:
+    """Scores as an ideal client of the audit's plans would give them: how far is the bound from the claim?"""
+    rng, steps = np.random.default_rng(8), 20
+    sigma = noise_multiplier_for(epsilon=epsilon, delta=DELTA, q=q, steps=steps)
+    claim = epsilon_of(sigma=sigma, q=q, steps=claimed or steps, delta=DELTA)
+    found = []
+    for _ in range(60):
+        included = rng.random(canaries) < 0.5
+        took = rng.binomial(steps, q, canaries)
+        scores = windows * took * included + noise * sigma * math.sqrt(steps) * rng.standard_normal(canaries)
+        found.append(audit_scores(scores, included, delta=DELTA, gaussian=False).lower_bound)
+    distance = (np.mean(found) - claim) / np.std(found)
+    assert distance < away if away < 0 else distance > away
 
 
 # --- the estimate ---
