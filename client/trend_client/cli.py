@@ -142,14 +142,21 @@ def personalise_command(
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
     settings: SettingsOption = None,
+    few_shot: Annotated[
+        bool, typer.Option("--few-shot", help="For small assortments: short, cautious training.")
+    ] = False,
     language: LanguageOption = None,
     out: OutOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Train the personal model on these sales (it never leaves), then forecast. As often as you like. Offline."""
+    if few_shot and settings is not None:
+        raise UsageError("--few-shot has settings of its own.", "Leave --settings out, or --few-shot.")
     place = _place(home, data, columns, freq, date_format, decimal, until, country, device, backbone, sheet=sheet)
-    _conclude(place, personal=True, out=out, json_out=json_out, settings=settings, language=language)
+    _conclude(
+        place, personal=True, out=out, json_out=json_out, settings=settings, few_shot=few_shot, language=language
+    )
 
 
 @app.command("backtest")
@@ -328,13 +335,16 @@ def _conclude(
     json_out: Path | None,
     settings: Path | None = None,
     language: str | None = None,
+    few_shot: bool = False,
 ) -> None:
     from trend_client.join import finish
     from trend_client.outcome import Wishes
     from trend_client.screens import show_outcome
 
     wishes = Wishes(language=language)
-    outcome = finish(place, personal=personal, out=out, settings=_settings(settings), wishes=wishes)
+    outcome = finish(
+        place, personal=personal, out=out, settings=_settings(settings), few_shot=few_shot, wishes=wishes
+    )
     show_outcome(outcome)
     if json_out is not None:
         _write_outcome(place, outcome, json_out)
@@ -360,12 +370,12 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
 forecast.register(app)
 explain.register(app)
 mask.register(app)
+newproducts.register(app)
 orders.register(app)
+season.register(app)
 watch.register(app)
 whatif.register(app)
 serve.register(app)
-newproducts.register(app)
-season.register(app)
 
 main = run_app(app)
 
