@@ -24,6 +24,7 @@ from trend_common.covariates import CHANNELS, FREQUENCIES, INDEX, N_CALENDAR, SE
 from trend_common.errors import DataError
 from trend_common.panel import SalesPanel
 from trend_common.panel.model import OWN
+from trend_common.text_encoder import chosen_encoder
 
 __all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "text_features"]
 
@@ -203,7 +204,9 @@ class PanelWindows:
 
     @cached_property
     def _text(self) -> NDArray[np.float32]:
-        return text_features(self.panel.static["description"].tolist())
+        texts = self.panel.static["description"].tolist()
+        encoder = chosen_encoder()
+        return text_features(texts) if encoder is None else encoder(texts, _N_TEXT)
 
     @cached_property
     def _description(self) -> NDArray[np.uint8]:

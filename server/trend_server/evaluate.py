@@ -53,6 +53,9 @@ RELATIVE: Final = ("sql", "mase", "wql")
 CALIBRATED: Final = "+calibrated"
 """What the name of a backbone ends with whose spread was set right."""
 
+_FEWEST_WINDOWS: Final = 4
+"""Earlier windows without which no spread is touched: two say more about their own weather than about the model."""
+
 _PHASES: Final = "same-phase-mean"
 _SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")
 
@@ -70,7 +73,8 @@ class Settings:
         context: Steps of history that a backbone sees; None takes its longest.
         device: Where the backbones compute.
         skip: Leave out so many windows at the end of each file: for choices that the last windows must not see.
-        calibrate: Earlier windows that a calibration is fitted to, as far as the file reaches back; 0 for none.
+        calibrate: Earlier windows that a calibration is fitted to, as far as the file reaches back, at least four if
+            so many are asked for; 0 for none.
         engine: Of :func:`trend_common.predicting.predict`.
 
     Raises:
@@ -350,7 +354,7 @@ class _Asked:
             ids = [name for name in truth.ids if name in forecast.ids]
             if ids:
                 pairs.append((truth.select(ids).y, forecast.select(ids)))
-        if not pairs:
+        if len(pairs) < min(_FEWEST_WINDOWS, self._settings.calibrate):
             return Calibration()
         return Calibration.fit(pairs, np.nan_to_num(scale_of(known, pairs[0][1].ids, origin).absolute))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from types import SimpleNamespace
@@ -163,13 +164,16 @@ def test_a_calibration_is_fitted_to_earlier_windows_and_sets_the_spread_right(
         )
 
     monkeypatch.setattr(evaluation, "predict", unsure)
-    plain, calibrated = evaluate([noise], Settings(models=(str(tiny_backbone),), baselines=(), windows=1)).results
+    settings = Settings(models=(str(tiny_backbone),), baselines=(), windows=1, calibrate=3)
+    plain, calibrated = evaluate([noise], settings).results
     assert calibrated.model == f"{tiny_backbone}+calibrated"
     assert sorted(origins) == [28, 56, 84, 112], "140 days: no window before 28 days of history"
     assert plain.mean("coverage80") > 0.99
     assert calibrated.mean("sql") < 0.7 * plain.mean("sql")
     assert calibrated.mean("mase") == pytest.approx(plain.mean("mase"))
     assert calibrated.mean("coverage80") < 0.97
+    plain, untouched = evaluate([noise], replace(settings, calibrate=8)).results
+    assert untouched.scores == plain.scores, "three windows are too few where more are asked for"
 
 
 def test_windows_at_the_end_can_be_left_for_later(panel: SalesPanel, sales: pd.DataFrame) -> None:
