@@ -140,33 +140,42 @@ def table_of(
         stock column says so).
     """
     at = np.flatnonzero(out)
-    columns = ["series", "start", "end", "days", "lost", "stated"]
-    if not len(at):
-        return pd.DataFrame({column: [] for column in columns})
-    breaks = np.flatnonzero(np.r_[True, (np.diff(at) > 1) | (np.diff(series[at]) != 0)])
-    rows = []
-    usable = np.isfinite(y) & ~closed & ~out
-    for begin, end in zip(breaks, np.r_[breaks[1:], len(at)], strict=True):
-        run = at[begin:end]
-        lost = _lost(run, series, y, usable)
-        rows.append((series[run[0]], dates[run[0]], dates[run[-1]], len(run), lost, bool(stated[run].any())))
-    return pd.DataFrame(rows, columns=columns)
+    new = np.r_[True, (np.diff(at) > 1) | (np.diff(series[at]) != 0)][: len(at)]
+    first = np.flatnonzero(new)
+    last = np.r_[first[1:], len(at)][: len(first)] - 1
+    run = np.cumsum(new) - 1
+    lost = _lost(at, at[first][run], at[last][run], series, y, np.isfinite(y) & ~closed & ~out)
+    known = np.isfinite(lost)
+    total = np.bincount(run, weights=np.where(known, lost, 0.0), minlength=len(first))
+    return pd.DataFrame(
+        {
+            "series": series[at[first]],
+            "start": dates[at[first]],
+            "end": dates[at[last]],
+            "days": last - first + 1,
+            "lost": np.where(np.bincount(run[known], minlength=len(first)) > 0, total, np.nan),
+            "stated": np.bincount(run, weights=stated[at], minlength=len(first)) > 0,
+        }
+    )
 
 
 def _lost(
-    run: NDArray[np.intp], series: NDArray[np.int64], y: NDArray[np.float64], usable: NDArray[np.bool_]
-) -> float:
-    total, known = 0.0, False
-    for day in run:
-        sides = []
-        for side in (-1, 1):
-            edge = run[0] if side < 0 else run[-1]
-            weeks = 1 + (abs(int(day) - int(edge))) // 7
-            places = int(day) + side * 7 * np.arange(weeks, weeks + _WEEKS)
-            places = places[(places >= 0) & (places < len(y))]
-            places = places[(series[places] == series[day]) & usable[places]]
-            if len(places):
-                sides.append(float(y[places].mean()))
-        if sides:
-            total, known = total + min(sides), True
-    return total if known else float("nan")
+    day: NDArray[np.intp],
+    start: NDArray[np.intp],
+    end: NDArray[np.intp],
+    series: NDArray[np.int64],
+    y: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """An estimate for each day of runs from ``start`` to ``end`` (places in ``y``); NaN = neither side is known."""
+    low = np.full(len(day), np.nan)
+    for sign, edge in ((-1, start), (1, end)):
+        weeks = 1 + np.abs(day - edge) // 7
+        places = day[:, None] + sign * 7 * (weeks[:, None] + np.arange(_WEEKS))
+        inside = (places >= 0) & (places < len(y))
+        places = np.where(inside, places, 0)
+        good = inside & usable[places] & (series[places] == series[day][:, None])
+        count = good.sum(axis=1)
+        mean = np.where(good, y[places], 0.0).sum(axis=1) / np.where(count, count, np.nan)
+        low = np.fmin(low, mean)
+    return low
