@@ -88,13 +88,36 @@ def complete(data: ReportData) -> ReportData:
     trends = pd.DataFrame(
         {"unique_id": ids, "trend": ["up", "flat", ""], "down": [0.1, 0.2, np.nan], "flat": [0.2, 0.6, np.nan]}
     ).assign(up=lambda table: 1 - table["down"] - table["flat"])
+    seasons = [
+        {
+            "name": data.panel.static["category"].iloc[0],
+            "start": ["2024-09-02", "2024-09-09", "2024-09-16"],
+            "peak": ["2024-10-07", "2024-10-14", "2024-10-21"],
+            "end": ["2024-11-25", "2024-11-25", "2024-11-25"],
+            "total": [400.0, 500.4, 610.0],
+            "order": 540.0,
+            "seasonal": True,
+        }
+    ]
+    empty = pd.DataFrame(
+        {
+            "unique_id": ["b", "a"],
+            "start": pd.to_datetime(["2024-05-02", "2022-05-02"]),
+            "end": pd.to_datetime(["2024-05-06", "2022-05-06"]),
+            "days": [5, 5],
+            "lost": [230.0, 99.0],
+            "stated": [False, True],
+        }
+    )
     parts = np.arange(3 * 6 * HORIZON, dtype=float).reshape(3, 6, HORIZON) - 40
     base = np.full((3, HORIZON), 100.0)
     made_of = Contributions(tuple(ids), data.forecast.ds[0], base, parts, base + parts.sum(axis=1))
     return replace(
         data,
         backtest=replace(tested, methods=methods, actuals=replace(tested.actuals, y=y)),
+        panel=replace(data.panel, outages=empty),
         orders=orders,
+        seasons=seasons,
         trends=trends,
         contributions=made_of,
     )

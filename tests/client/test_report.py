@@ -229,7 +229,7 @@ def test_importing_the_report_does_not_draw() -> None:
 
 def test_a_part_without_data_is_absent(data: ReportData, make_complete: Any) -> None:
     bare, full = (render_report(one) for one in (data, make_complete(data)))
-    for part in ("orders", "learned"):
+    for part in ("orders", "seasons", "outages", "learned"):
         assert f'id="{part}"' not in bare
         assert f'href="#{part}"' not in bare
         assert f'id="{part}"' in full
@@ -249,11 +249,13 @@ def test_the_orders_are_the_urgent_ones_and_no_others(data: ReportData, make_com
     assert "Rye bread 3" not in text, "nothing is to be ordered of it"
 
 
-def test_orders_of_unknown_names_are_not_shown(data: ReportData, make_complete: Any) -> None:
+def test_what_is_said_of_unknown_names_is_not_shown(data: ReportData, make_complete: Any) -> None:
     full = make_complete(data)
-    html = render_report(replace(full, orders=full.orders.assign(unique_id="a real name")))
+    strange = [{**full.seasons[0], "name": "a real name"}]
+    html = render_report(replace(full, orders=full.orders.assign(unique_id="a real name"), seasons=strange))
     assert "a real name" not in html
     assert 'id="orders"' not in html
+    assert 'id="seasons"' not in html
 
 
 def test_the_parts_of_a_forecast_and_its_trend(data: ReportData, make_complete: Any) -> None:
@@ -273,3 +275,15 @@ def test_unusual_days_are_those_outside_the_interval(data: ReportData, make_comp
     text = Reader(section[: section.index("</section>")] + "</section>").text
     assert EN.date(full.backtest.actuals.ds[3]) in text
     assert EN.amount(float(full.backtest.actuals.y[0, 3])) in text
+
+
+def test_seasons_and_empty_shelves(data: ReportData, make_complete: Any) -> None:
+    full = make_complete(data)
+    text = Reader(render_report(full)).text
+    assert "9 Sep 2024 (2 Sep 2024 to 16 Sep 2024)" in text
+    assert "500 (400 to 610)" in text
+    assert "In the last year 1 run of days without stock may have cost 230" in text
+    assert "2 May 2024 to 6 May 2024" in text
+    assert "2 May 2022" not in text, "long ago"
+    quiet = replace(full, seasons=[{**full.seasons[0], "seasonal": False}])
+    assert 'id="seasons"' not in render_report(quiet), "sold all year"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def test_without_the_sales_file_nobody_knows_how_old_orders_are(home: ClientHome
     written(tmp_path / "out" / "orders.csv", age=-60)
     Path(tmp_path / "sales.csv").unlink()
     assert gathered(home, tmp_path / "out", ())["orders"] is None
+
+
+def test_seasons_are_read_from_the_json_of_their_command(home: ClientHome, tmp_path: Path) -> None:
+    row = dict.fromkeys(("name", "start", "peak", "end", "total", "order", "seasonal"), "x")
+    path = tmp_path / "out" / "season.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"seasons": [row, {"name": "half"}]}))
+    os.utime(path, (LATER + 60, LATER + 60))
+    assert gathered(home, path.parent, ())["seasons"] == [row]
+    os.utime(path, (LATER - 60, LATER - 60))
+    assert gathered(home, path.parent, ())["seasons"] is None
+    path.write_text("[1]")
+    assert gathered(home, path.parent, ())["seasons"] is None
 
 
 def test_trends_are_those_of_this_run(home: ClientHome, tmp_path: Path) -> None:

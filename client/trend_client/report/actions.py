@@ -1,4 +1,4 @@
-"""What to do: the order list, as ``trend-client orders`` wrote it."""
+"""What to do: the order list, seasons to buy for, and shelves that were empty, as other commands found them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
     from trend_client.report.language import Language
 
-__all__ = ["ORDERS_SHOWN", "orders"]
+__all__ = ["ORDERS_SHOWN", "orders", "outages", "seasons"]
 
 ORDERS_SHOWN: Final = 15
+SEASONS_SHOWN: Final = 12
+OUTAGES_SHOWN: Final = 8
 
 
 def orders(
@@ -66,4 +68,78 @@ def orders(
         "count": len(placed),
         "rows": rows,
         "more": lang.number(len(placed) - ORDERS_SHOWN) if len(placed) > ORDERS_SHOWN else "",
+    }
+
+
+def seasons(rows: Sequence[Mapping[str, Any]] | None, lang: Language) -> list[dict[str, str]]:
+    """The seasons ahead, the earliest first; [] where none are known.
+
+    Args:
+        rows: As in ``season.json``: ``name, start, peak, end`` (10 %, 50 % and 90 % dates), ``total`` (the same of
+            the units), ``order, target, seasonal``.
+        lang: The language.
+    """
+    found = sorted((row for row in rows or () if row["seasonal"]), key=lambda row: (row["start"][1], row["name"]))
+    return [
+        {
+            "product": str(row["name"]),
+            "description": "",
+            "start": _between(row["start"], lang),
+            "peak": lang.date(row["peak"][1]),
+            "end": _between(row["end"], lang),
+            "total": lang.gettext(
+                "%(middle)s (%(low)s to %(high)s)",
+                middle=lang.amount(round(float(row["total"][1]))),
+                low=lang.amount(round(float(row["total"][0]))),
+                high=lang.amount(round(float(row["total"][2]))),
+            ),
+            "order": lang.amount(float(row["order"])),
+        }
+        for row in found[:SEASONS_SHOWN]
+    ]
+
+
+def _between(dates: Sequence[str], lang: Language) -> str:
+    """The middle date, and the others where they differ."""
+    low, middle, high = (lang.date(day) for day in dates)
+    if low == high:
+        return middle
+    return lang.gettext("%(middle)s (%(low)s to %(high)s)", middle=middle, low=low, high=high)
+
+
+def outages(
+    table: pd.DataFrame, names: Callable[[str], dict[str, str]], since: pd.Timestamp, lang: Language
+) -> dict[str, Any] | None:
+    """Shelves that were empty lately and what that may have cost; None where there were none.
+
+    Args:
+        table: The panel's: ``unique_id, start, end, days, lost, stated``.
+        names: Series → its texts.
+        since: Earlier ones are not spoken of.
+        lang: The language.
+    """
+    recent = table[table["end"] >= since] if len(table) else table
+    if not len(recent):
+        return None
+    recent = recent.sort_values(["lost", "unique_id"], ascending=[False, True], na_position="last")
+    rows = []
+    for row in recent.head(OUTAGES_SHOWN).to_dict("records"):
+        stated = lang.gettext("the file says so") if row["stated"] else lang.gettext("inferred from the sales")
+        rows.append(
+            {
+                **names(str(row["unique_id"])),
+                "span": lang.span(row["start"], row["end"]),
+                "lost": lang.amount(round(float(row["lost"]), 1)),
+                "stated": stated,
+            }
+        )
+    return {
+        "sentence": lang.ngettext(
+            "In the last year %(n)s run of days without stock may have cost %(lost)s in sales (a low estimate).",
+            "In the last year %(n)s runs of days without stock may have cost %(lost)s in sales (a low estimate).",
+            len(recent),
+            lost=lang.amount(float(np.round(recent["lost"].sum()))),
+        ),
+        "rows": rows,
+        "more": lang.number(len(recent) - OUTAGES_SHOWN) if len(recent) > OUTAGES_SHOWN else "",
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,6 +76,7 @@ class ReportData:
         title: The retailer's name; default the panel's.
         language: "en" or "zh"; None takes this machine's.
         orders: The order list of ``trend-client orders``, as in ``orders.csv``.
+        seasons: The seasons ahead, as in the JSON of ``trend-client season``.
         trends: Which way each series is heading, as in ``trend.csv``.
         contributions: What the forecasts of some series, or of all, are made of.
     """
@@ -90,6 +91,7 @@ class ReportData:
     title: str = ""
     language: str | None = None
     orders: pd.DataFrame | None = None
+    seasons: Sequence[Mapping[str, Any]] | None = None
     trends: pd.DataFrame | None = None
     contributions: Contributions | None = None
 

@@ -6,6 +6,7 @@ forecast came with. Whatever is not there is absent from the report.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["gathered", "reasons_for", "table_of"]
 
+_SEASON = frozenset({"name", "start", "peak", "end", "total", "order", "seasonal"})
 _LEARNED = ("personal", "shared", "zero-shot")
 
 
@@ -36,11 +38,12 @@ def gathered(home: ClientHome, folder: Path, files: Sequence[Path]) -> dict[str,
         files: What this run wrote.
 
     Returns:
-        ``orders`` and ``trends``, each None where it is not there.
+        ``orders``, ``seasons`` and ``trends``, each None where it is not there.
     """
     own, sales = {path.name: path for path in files}, _sales(home)
     return {
         "orders": None if sales is None else table_of([folder / "orders.csv"], newer_than=sales),
+        "seasons": None if sales is None else _seasons(folder / "season.json", newer_than=sales),
         "trends": table_of([own[name] for name in ("trend.parquet", "trend.csv") if name in own]),
     }
 
@@ -64,6 +67,17 @@ def table_of(paths: Sequence[Path], *, newer_than: Path | None = None) -> pd.Dat
         except (ValueError, OSError):
             continue  # An unreadable neighbour is no reason to have no report.
     return None
+
+
+def _seasons(path: Path, *, newer_than: Path) -> list[dict[str, Any]] | None:
+    """What ``trend-client season --json`` wrote."""
+    if not path.is_file() or path.stat().st_mtime < newer_than.stat().st_mtime:
+        return None
+    try:
+        rows = json.loads(path.read_text("utf-8"))["seasons"]
+        return [row for row in rows if row.keys() >= _SEASON]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return None
 
 
 def _sales(home: ClientHome) -> Path | None:

@@ -143,6 +143,9 @@ def tiles(data: ReportData, found: Sequence[Change], lang: Language) -> list[Til
     total = _total(found)
     if total is not None:
         made.append(Tile(lang.percent(total, signed=True), lang.gettext("against the %(steps)s before", steps=steps)))
+    if data.orders is not None and len(data.orders):
+        due = int((data.orders["order"] > 0).sum())
+        made.append(Tile(lang.number(due), lang.gettext("products to order today")))
     if backtest is not None:
         gain = backtest.test_gain
         if math.isfinite(gain.relative):

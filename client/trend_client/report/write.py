@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
 from trend_client.backtest import Backtest
 from trend_client.gate import CHOSEN
 from trend_client.report import words
-from trend_client.report.actions import orders
+from trend_client.report.actions import orders, outages, seasons
 from trend_client.report.charts import fan_chart
 from trend_client.report.data import ReportData
 from trend_client.report.language import Language, language
@@ -22,11 +24,9 @@ from trend_client.report.verdict import learned, method_rows, mixed, verdict, wo
 from trend_common import __version__
 from trend_common.files import write_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = ["render_report", "write_report"]
 
+_YEAR: Final = 365
 _LISTED: Final = 25
 """Rows that a list shows before it says how many more there are."""
 
@@ -62,6 +62,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _context(data: ReportData, lang: Language) -> dict[str, Any]:
+    data = replace(data, orders=_known(data.orders, data))
     panel, forecast = data.panel, data.forecast
     young = data.new_series()
     found = changes(panel, forecast)
@@ -78,7 +79,9 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
         "summary": summary(data, found, lang),
         "tiles": tiles(data, found, lang),
         "movers": mover_rows(data, found, names, lang),
-        "orders": orders(_known(data.orders, data), names, lang),
+        "orders": orders(data.orders, names, lang),
+        "seasons": seasons(_named(data), lang),
+        "outages": outages(panel.outages, names, panel.calendar_end - pd.Timedelta(days=_YEAR), lang),
         "trends": trend_sentence(data.trends, lang),
         "anomalies": anomalies(data.backtest, names, lang),
         "charts": [_chart(data, name, lang) for name in data.largest()],
@@ -112,6 +115,13 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
 def _known(table: pd.DataFrame | None, data: ReportData) -> pd.DataFrame | None:
     """Without rows of other series: what lies in the same folder may be about other names, masked ones say."""
     return None if table is None else table[table["unique_id"].isin(data.panel.static.index)]
+
+
+def _named(data: ReportData) -> list[Mapping[str, Any]]:
+    """The seasons of products and categories that these sales know by name."""
+    static = data.panel.static
+    known = {*static["product"], *static["description"], *static["category"], "all"}
+    return [row for row in data.seasons or () if row["name"] in known]
 
 
 def _more(count: int, lang: Language) -> str:
@@ -194,7 +204,7 @@ def _backtest(backtest: Backtest, lang: Language) -> dict[str, Any]:
         "rows": method_rows(backtest.methods, backtest, lang),
         "sample": method_rows(backtest.sample, backtest, lang),
         "sample_series": max((lang.number(one.test["series"]) for one in backtest.sample.values()), default=""),
-        "verdict": lang.sentences(verdict(backtest, lang)),
+        "verdict": verdict(backtest, lang),
         "worth": worth(backtest, lang),
         "outcome": backtest.test_gain.outcome,
         "coverage": words.coverage_sentence(backtest, lang),
