@@ -1,9 +1,9 @@
 """Peak memory and time of a forecast of many series, forecast and written piece by piece.
 
-    python benchmarks/large_panel.py --series 100000 [--weeks 60] [--folder DIR] [--json FILE]
+    python benchmarks/large_panel.py --series 100000 [--weeks 60] [--naive] [--folder DIR] [--json FILE]
 
 Weekly made-up sales are built in memory; then methods are compared on a sample of series and all are forecast with
-the weights of that sample and written as CSV and Parquet, as ``trend-client forecast`` does it after reading the file.
+the weights of that sample and written as CSV and Parquet, as ``trend-client forecast`` does after reading the file.
 Memory is the process's own peak: before the forecast (interpreter, model, sales) and after it.
 """
 
@@ -22,6 +22,7 @@ import pandas as pd
 
 from trend_client.delivery import deliver
 from trend_client.engine import Engine
+from trend_client.gate import Choice
 from trend_client.outcome import Model, Wishes, combined, forecasters, measured
 from trend_common import __version__
 from trend_common.covariates import DEFAULT_CONTEXT
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--weeks", type=int, default=60)
+    parser.add_argument(
+        "--naive", action="store_true", help="compare nothing, and forecast all by the seasonal naive"
+    )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
@@ -71,14 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engine.install_local(2)
     panel = made_up(asked.series, asked.weeks)
     before = peak_mb()
+    started = time.perf_counter()
     model = Model("local", HORIZON, min(DEFAULT_CONTEXT["W"], engine.backbone.max_context), {"zero-shot": None})
     methods = forecasters(engine, model)
-    started = time.perf_counter()
-    found = measured(panel, model, methods)
+    if asked.naive:
+        choice = Choice("seasonal-naive", {}, ("seasonal-naive",), {})
+    else:
+        choice = measured(panel, model, methods).choice
     compared = time.perf_counter() - started
 
     def made(part: SalesPanel) -> object:
-        return combined(found.choice, methods, part, next_origin(panel), HORIZON)
+        return combined(choice, methods, part, next_origin(panel), HORIZON)
 
     def told(done: int, total: int) -> None:
         print(f"{done:,} of {total:,}, {peak_mb():,.0f} MB", flush=True)
