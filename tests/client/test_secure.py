@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from trend_client.engine import Engine
 from trend_client.home import ClientHome
 from trend_client.screens import show_rosters
-from trend_client.secure import SecureRounds
+from trend_client.secure import RoundMemory, SecureRounds
 from trend_client.session import ClientSession
 from trend_common import adapters
 from trend_common.flower.keys import new_private_key, public_key_text
@@ -231,6 +231,21 @@ def test_shares_are_given_once_a_round_through_restarts_and_retries(world: World
     nxt.shares()
     nxt.masked()
     assert Try(world, "6", number=1).own is None, "an older round is over"
+
+
+def test_shares_that_are_noted_as_given_are_not_given_whatever_is_in_memory(world: World) -> None:
+    """The file decides: it may be another process of this home that gave them."""
+    one = Try(world, "1")
+    one.shares()
+    one.masked()
+    signatures = one.confirm()
+    path = world.home.federation("test") / "secure-round.json"
+    noted = RoundMemory.model_validate_json(path.read_text("utf-8"))
+    assert not noted.unmasked
+    path.write_text(noted.model_copy(update={"unmasked": True}).canonical(), "utf-8")
+    assert not one.unmask(signatures)
+    path.write_text(noted.canonical(), "utf-8")
+    assert one.unmask(signatures)
 
 
 @pytest.mark.parametrize("restart", [False, True])
