@@ -20,7 +20,8 @@ from trend_common.privacy.accounting import (
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "privacy.md").read_text("utf-8")
-REFERENCES = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
+BROKEN = (ROOT / "docs" / "mutations.md").read_text("utf-8")
+REFERENCES = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE + BROKEN)))
 
 
 def test_the_page_names_tests() -> None:
@@ -78,6 +79,13 @@ def test_the_figures_of_shared_noise_are_those_of_the_code() -> None:
         assert int(needed) == math.floor(int(clients) * 0.667) + 1
         assert float(gain) == round(math.sqrt(honest), 2)
         assert float(epsilon) == round(gaussian_epsilon(math.sqrt(20 * honest) / 4.836, 1e-5), 2)
+
+
+def test_every_broken_protection_has_its_test() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| `tests/[^|]+` ?(?:\(written for it\) )?\|$", BROKEN, flags=re.MULTILINE)
+    said = re.search(r"^(\d+) were tried", BROKEN, flags=re.MULTILINE)
+    assert said is not None
+    assert len(rows) == int(said[1])
 
 
 def test_every_module_is_counted() -> None:
