@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import explain, forecast, mask, newproducts, orders, season, serve, watch, whatif
+from trend_client.commands import explain, forecast, mask, newproducts, orders, recommend, season, serve, watch, whatif
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -376,6 +376,7 @@ season.register(app)
 watch.register(app)
 whatif.register(app)
 serve.register(app)
+recommend.register(app)
 
 main = run_app(app)
 

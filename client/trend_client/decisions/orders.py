@@ -22,7 +22,7 @@ from trend_common.spreadsheet import safe_frame
 if TYPE_CHECKING:
     from trend_client.decisions.outlook import Outlook
 
-__all__ = ["Orders", "compute", "orders", "write_orders"]
+__all__ = ["Orders", "compute", "orders", "usual_levels", "write_orders"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +101,21 @@ def compute(
     return found
 
 
+def usual_levels(look: Outlook, stock: Mapping[str, StockRow], dependence: Dependence) -> ServiceLevels:
+    """What past sums say of service levels, over the interval that most series have.
+
+    Series with other terms borrow it.
+    """
+    intervals = [round(row.terms.lead_time) + row.terms.cover for row in stock.values()]
+    usual = max(set(intervals), key=lambda steps: (intervals.count(steps), steps))
+    return look.service_levels(dependence, usual, stride=min(row.terms.review for row in stock.values()))
+
+
 def orders(look: Outlook, stock: Mapping[str, StockRow], notes: Sequence[str] = ()) -> Orders:
     """The order list of a home."""
     steps = max(row.terms.steps for row in stock.values())
     forecast, dependence = look.forecast(steps), look.dependence(max(steps, 14 if look.panel.freq == "D" else 4))
-    # Most series have the terms of all; those with others borrow what was learned from sums over the usual interval.
-    intervals = [round(row.terms.lead_time) + row.terms.cover for row in stock.values()]
-    usual = max(set(intervals), key=lambda steps: (intervals.count(steps), steps))
-    levels = look.service_levels(dependence, usual, stride=min(row.terms.review for row in stock.values()))
+    levels = usual_levels(look, stock, dependence)
     proposals = compute(forecast, stock, dependence, levels)
     static = look.panel.static
     rows = []

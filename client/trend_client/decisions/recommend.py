@@ -1,0 +1,355 @@
+"""What to do next: which products to promote, restock, mark down or drop, by what it is predicted to gain.
+
+- **promote**: the mean over paths of (sales with a promotion − without one) × margin, less what the usual discount
+  takes from every unit. Only products with promotions in their past and none planned.
+- **restock**: the units that would be lost without an order until the next delivery, × margin (:mod:`.policy`).
+- **mark down**: what lies there beyond the 90 % quantile of the horizon's demand: units that a price cut of a fifth
+  would sell beyond plan at the new price, less what the cut takes from the units that sell anyway.
+- **drop**: four of five paths sell nothing over the horizon; frees the stock at cost.
+
+Both sides of a comparison are on the same paths, so the interval is of the difference itself. It knows the forecast's
+uncertainty, not how wrong the model may be about promotions and prices. Without margins gains are in units, and
+actions are ranked within their kind alone. Shapes: S series, N paths, H steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trend_client.decisions.orders import compute, usual_levels
+from trend_client.decisions.paths import Dependence, Sampler
+from trend_client.decisions.policy import lead_times
+from trend_client.decisions.stock import StockRow
+from trend_client.why.scenario import with_plan
+from trend_common import __version__
+from trend_common.errors import UsageError
+from trend_common.forecasts import Forecast
+from trend_common.panel import SalesPanel
+
+if TYPE_CHECKING:
+    from trend_client.decisions.outlook import Outlook
+
+__all__ = ["ACTIONS", "Advice", "Recommendation", "Values", "recommend"]
+
+Array = NDArray[np.float64]
+
+ACTIONS: Final = ("promote", "restock", "mark down", "drop")
+
+_CUT: Final = 0.2
+_FEWEST_PROMOTIONS: Final = 5
+_FEWEST_PRICES: Final = 3
+_ENDS: Final = (0.1, 0.9)
+_LIKELY_NOTHING: Final = 0.8
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do.
+
+    Attributes:
+        action: Of :data:`ACTIONS`.
+        unique_id: The series.
+        gain, low, high: Mean and 80 % interval, in money or units.
+        units: Units that it is about: more sold, ordered, to clear, or lying there.
+        reason: For a person.
+    """
+
+    action: str
+    unique_id: str
+    gain: float
+    low: float
+    high: float
+    units: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Values:
+    """What units are worth.
+
+    Attributes:
+        price: Series → price of a unit; those without one have no value in money.
+        margin: Share of the price that is left after the cost.
+    """
+
+    price: Mapping[str, float]
+    margin: float | None
+
+    @property
+    def in_money(self) -> bool:
+        """Whether gains are in money."""
+        return self.margin is not None and bool(self.price)
+
+    def of(self, series: str) -> tuple[float, float]:
+        """(price, cost) of a unit; (1, 0) where gains are in units, NaN where the price is unknown."""
+        if not self.in_money or self.margin is None:
+            return 1.0, 0.0
+        price = self.price.get(series, float("nan"))
+        return price, price * (1 - self.margin)
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """Everything worth doing, best first within money, or within each action for units."""
+
+    advice: tuple[Advice, ...]
+    horizon: int
+    in_money: bool
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "schema": 1,
+            "version": __version__,
+            "command": "recommend",
+            "horizon": self.horizon,
+            "gain_in": "money" if self.in_money else "units",
+            "notes": list(self.notes),
+            "advice": [
+                {key: round(value, 4) if isinstance(value, float) else value for key, value in vars(one).items()}
+                for one in self.advice
+            ],
+        }
+
+
+def last_prices(panel: SalesPanel) -> dict[str, float]:
+    """Series → median price of its last 28 sold steps."""
+    if "price" not in panel.frame:
+        return {}
+    sold = panel.frame[(panel.frame["price"] > 0) & (panel.frame["y"] > 0)]
+    recent = sold.groupby("unique_id").tail(28)
+    return _numbers(recent.groupby("unique_id")["price"].median())
+
+
+def recommend(
+    look: Outlook,
+    stock: Mapping[str, StockRow],
+    values: Values,
+    *,
+    horizon: int,
+    actions: Sequence[str] = ACTIONS,
+    notes: Sequence[str] = (),
+) -> Recommendation:
+    """All advice for a home.
+
+    Args:
+        look: The home.
+        stock: Series → stock and terms; empty leaves out restocking and marking down.
+        values: What units are worth.
+        horizon: Steps of the next period.
+        actions: Which to look for.
+        notes: What to tell beside.
+
+    Raises:
+        UsageError: An action is unknown.
+    """
+    strange = [one for one in actions if one not in ACTIONS]
+    if strange:
+        raise UsageError(f"The action {strange[0]!r} is unknown.", f"It is one of {', '.join(ACTIONS)}.")
+    told = list(notes)
+    steps = max([horizon, *(row.terms.steps for row in stock.values())])
+    forecast, dependence = look.forecast(steps), look.dependence(max(horizon, 14 if look.panel.freq == "D" else 4))
+    found: list[Advice] = []
+    if "promote" in actions:
+        found += _promote(look, dependence, values, horizon, told)
+    if "restock" in actions and stock:
+        found += _restock(look, forecast, dependence, stock, values)
+    if "mark down" in actions and stock:
+        found += _mark_down(look, forecast, dependence, stock, values, horizon, told)
+    if "drop" in actions:
+        found += _drop(look.panel, forecast, dependence, stock, values, horizon)
+    if not stock and {"restock", "mark down"} & set(actions):
+        told.append("Without --stock nothing is said about restocking and marking down.")
+    order = {name: place for place, name in enumerate(ACTIONS)}
+    if values.in_money:
+        found.sort(key=lambda one: (-one.gain, one.unique_id))
+    else:
+        told.append("Gains are in units, ranked within each action; --margin 0.3 (and prices) gives money.")
+        found.sort(key=lambda one: (order[one.action], -one.gain, one.unique_id))
+    return Recommendation(tuple(found), horizon, values.in_money, (*told, *look.notes))
+
+
+def _advice(action: str, series: str, gain: Array, units: float, reason: str) -> Advice:
+    low, high = (float(one) for one in np.quantile(gain, _ENDS))
+    return Advice(action, series, float(gain.mean()), low, high, units, reason)
+
+
+def _sums(forecast: Forecast, dependence: Dependence, steps: int) -> Array:
+    """[S, N] demand over the first steps."""
+    sampler = Sampler(dependence, steps, paths=512)
+    return np.concatenate([one.sum(2) for _, one in sampler.demand(forecast)])
+
+
+def _promote(look: Outlook, dependence: Dependence, values: Values, horizon: int, told: list[str]) -> list[Advice]:
+    panel = look.panel
+    if "promo" not in panel.frame:
+        told.append("The sales have no promotions, so nothing is said about promoting.")
+        return []
+    frame = panel.frame[panel.frame["y"].notna() & ~panel.frame["closed"]]
+    past = frame[frame["promo"] > 0].groupby("unique_id")["y"]
+    count, level = _numbers(past.count()), _numbers(past.mean())
+    usual = _numbers(frame[~(frame["promo"] > 0)].groupby("unique_id")["y"].mean())
+    planned = set()
+    if "promo" in panel.future:
+        planned = set(panel.future.loc[panel.future["promo"] > 0, "unique_id"])
+    ids = [
+        name
+        for name in panel.ids
+        if count.get(name, 0.0) >= _FEWEST_PROMOTIONS and usual.get(name, 0.0) > 0 and name not in planned
+    ]
+    if not ids:
+        return []
+    with_one = look.forecast_of(with_plan(panel, ids, horizon, promo=1.0), ids, horizon)
+    without = look.forecast_of(with_plan(panel, ids, horizon, promo=0.0), ids, horizon)
+    more, base = _sums(with_one, dependence, horizon), _sums(without, dependence, horizon)
+    discount = _discounts(frame)
+    found = []
+    for row, name in enumerate(ids):
+        price, cost = values.of(name)
+        off = discount.get(name, 0.0) if values.in_money else 0.0
+        gain = more[row] * (price * (1 - off) - cost) - base[row] * (price - cost)
+        if not np.isfinite(gain).all() or gain.mean() <= 0:
+            continue
+        reason = (
+            f"{more[row].mean() - base[row].mean():+,.0f} units predicted; in {count[name]:.0f} past "
+            f"steps with a promotion it sold {level[name] / usual[name]:.1f} times the usual"
+        ) + (f", at {100 * off:.0f} % off" if off > 0 else "")
+        found.append(_advice("promote", name, gain, float((more[row] - base[row]).mean()), reason))
+    return found
+
+
+def _discounts(frame: pd.DataFrame) -> dict[str, float]:
+    """Series → how much lower its median price is in promotions."""
+    if "price" not in frame:
+        return {}
+    priced = frame[frame["price"] > 0]
+    low = priced[priced["promo"] > 0].groupby("unique_id")["price"].median()
+    usual = priced[~(priced["promo"] > 0)].groupby("unique_id")["price"].median()
+    return _numbers((1 - low / usual).dropna().clip(0, 0.9))
+
+
+def _numbers(values: pd.Series) -> dict[str, float]:
+    """Series → value."""
+    return dict(zip(map(str, values.index), values.to_numpy(dtype=np.float64).tolist(), strict=True))
+
+
+def _restock(
+    look: Outlook, forecast: Forecast, dependence: Dependence, stock: Mapping[str, StockRow], values: Values
+) -> list[Advice]:
+    proposals = compute(forecast, stock, dependence, usual_levels(look, stock, dependence), paths=512)
+    ids = tuple(name for name, one in proposals.items() if one.order > 0)
+    if not ids:
+        return []
+    sampler = Sampler(dependence, max(stock[name].terms.steps for name in ids), paths=512)
+    path = np.arange(sampler.paths)
+    found = []
+    for part, demand in sampler.demand(forecast.select(ids)):
+        for name, paths in zip(ids[part], demand, strict=True):
+            row, one = stock[name], proposals[name]
+            arrival = lead_times(row.terms, sampler.extra)
+            sums = np.concatenate([np.zeros((len(paths), 1)), np.cumsum(paths, axis=1)], axis=1)
+            wanted = sums[path, arrival + row.terms.cover] - sums[path, arrival]
+            left = np.maximum(row.position.total - sums[path, arrival], 0.0)
+            saved = np.minimum(np.maximum(wanted - left, 0.0), one.order)
+            price, cost = values.of(name)
+            gain = saved * (price - cost)
+            if np.isfinite(gain).all() and gain.mean() > 0:
+                when = "now" if one.days_left == 0 else f"in about {one.days_left} steps"
+                ends = f"runs out {when}" if one.days_left is not None else "may run out"
+                reason = (
+                    f"{ends}: {100 * one.stockout_without:.0f} % risk before the next delivery, "
+                    f"{100 * one.stockout_with:.0f} % with an order of {one.order:,.0f}"
+                )
+                found.append(_advice("restock", name, gain, one.order, reason))
+    return found
+
+
+def _mark_down(
+    look: Outlook,
+    forecast: Forecast,
+    dependence: Dependence,
+    stock: Mapping[str, StockRow],
+    values: Values,
+    horizon: int,
+    told: list[str],
+) -> list[Advice]:
+    ids = [name for name in forecast.ids if name in stock and stock[name].position.on_hand > 0]
+    if not ids:
+        return []
+    base = _sums(forecast.select(ids), dependence, horizon)
+    there = np.array([stock[name].position.on_hand for name in ids])
+    surplus = there - np.quantile(base, 0.9, axis=1)
+    kept = [row for row in range(len(ids)) if surplus[row] >= 1]
+    if not kept:
+        return []
+    panel = look.panel
+    prices = last_prices(panel)
+    different = (
+        panel.frame.groupby("unique_id")["price"].nunique() if "price" in panel.frame else pd.Series(dtype=int)
+    )
+    priced = [row for row in kept if ids[row] in prices and different.get(ids[row], 0) >= _FEWEST_PRICES]
+    if len(priced) < len(kept):
+        told.append(
+            f"{len(kept) - len(priced)} series have more stock than they will sell, but too few past prices to say "
+            "what a lower one would do; they are in no advice."
+        )
+    if priced and {"returns", "order"} & set(panel.columns):
+        told.append(
+            "Prices were computed from order lines, where large orders are cheaper: price cuts look too good."
+        )
+    found = []
+    # Each has a price of its own, so each is a scenario of its own; the largest surpluses come first.
+    for row in sorted(priced, key=lambda row: -surplus[row])[:100]:
+        name = ids[row]
+        price, _ = values.of(name)
+        cut = prices[name] * (1 - _CUT)
+        made = look.forecast_of(with_plan(panel, [name], horizon, price=cut), [name], horizon)
+        plan = look.forecast_of(with_plan(panel, [name], horizon, price=prices[name]), [name], horizon)
+        sold = np.minimum(_sums(made, dependence, horizon)[0], there[row])
+        anyway = np.minimum(_sums(plan, dependence, horizon)[0], there[row])
+        # The stock is paid for: what counts is the money that it brings.
+        gain = sold * price * (1 - _CUT) - anyway * price if values.in_money else sold - anyway
+        if np.isfinite(gain).all() and gain.mean() > 0:
+            reason = (
+                f"{there[row]:,.0f} on hand, {surplus[row]:,.0f} more than nine of ten courses of the next {horizon} "
+                f"steps sell; at {cut:.4g} instead of {prices[name]:.4g} {(sold - anyway).mean():+,.0f} units"
+            )
+            found.append(_advice("mark down", name, gain, float(surplus[row]), reason))
+    return found
+
+
+def _drop(
+    panel: SalesPanel,
+    forecast: Forecast,
+    dependence: Dependence,
+    stock: Mapping[str, StockRow],
+    values: Values,
+    horizon: int,
+) -> list[Advice]:
+    sums = _sums(forecast, dependence, horizon)
+    nothing = (sums < 0.5).mean(1)
+    last = panel.frame[panel.frame["y"] > 0].groupby("unique_id")["ds"].max()
+    sold = {str(name): pd.Timestamp(str(day)).date() for name, day in last.items()}
+    found = []
+    for row in np.flatnonzero(nothing > _LIKELY_NOTHING):
+        name = forecast.ids[row]
+        price, cost = values.of(name)
+        there = stock[name].position.on_hand if name in stock else 0.0
+        lost = sums[row] * ((price - cost) if values.in_money else 1.0)
+        # Dropping frees the money that lies in the stock and gives up what would still be sold.
+        gain = (there * cost if values.in_money else 0.0) - lost
+        if not np.isfinite(gain).all():
+            gain = -sums[row]
+        when = f"last sold on {sold[name]}" if name in sold else "never sold"
+        reason = f"{100 * nothing[row]:.0f} % likely to sell nothing in {horizon} steps; {when}" + (
+            f"; {there:,.0f} on hand" if there else ""
+        )
+        found.append(_advice("drop", name, np.asarray(gain), there, reason))
+    return found
