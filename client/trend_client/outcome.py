@@ -28,6 +28,7 @@ from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
 from trend_client.trial import Tryout, sampled
 from trend_client.value import Pricing
+from trend_common.console import console
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
@@ -264,6 +265,12 @@ def measured(
     since = {name: model.since.get(name, last) for name in model.adapters if name not in ("zero-shot",)}
     # A model that has seen the last window, too, would look better there than it is: it is no candidate.
     fresh = {name: one for name, one in methods.items() if name not in since or since[name] <= last}
+    for name in methods.keys() - fresh.keys():
+        console.print(
+            f"[yellow]The {name} model was trained on sales from {last.date()} on, where methods are compared, and is "
+            "left out. Train it again on this file: trend-client personalise.[/]",
+            soft_wrap=True,
+        )
     return backtest(
         panel,
         model.horizon,
