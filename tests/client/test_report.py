@@ -229,7 +229,7 @@ def test_importing_the_report_does_not_draw() -> None:
 
 def test_a_part_without_data_is_absent(data: ReportData, make_complete: Any) -> None:
     bare, full = (render_report(one) for one in (data, make_complete(data)))
-    for part in ("orders", "seasons", "outages", "learned"):
+    for part in ("orders", "advice", "seasons", "outages", "learned"):
         assert f'id="{part}"' not in bare
         assert f'href="#{part}"' not in bare
         assert f'id="{part}"' in full
@@ -252,10 +252,13 @@ def test_the_orders_are_the_urgent_ones_and_no_others(data: ReportData, make_com
 def test_what_is_said_of_unknown_names_is_not_shown(data: ReportData, make_complete: Any) -> None:
     full = make_complete(data)
     strange = [{**full.seasons[0], "name": "a real name"}]
-    html = render_report(replace(full, orders=full.orders.assign(unique_id="a real name"), seasons=strange))
+    advice = {"gain_in": "units", "advice": [{**full.recommendations["advice"][0], "unique_id": "a real name"}]}
+    orders = full.orders.assign(unique_id="a real name")
+    html = render_report(replace(full, orders=orders, seasons=strange, recommendations=advice))
     assert "a real name" not in html
     assert 'id="orders"' not in html
     assert 'id="seasons"' not in html
+    assert 'id="advice"' not in html
 
 
 def test_the_parts_of_a_forecast_and_its_trend(data: ReportData, make_complete: Any) -> None:
@@ -287,3 +290,11 @@ def test_seasons_and_empty_shelves(data: ReportData, make_complete: Any) -> None
     assert "2 May 2022" not in text, "long ago"
     quiet = replace(full, seasons=[{**full.seasons[0], "seasonal": False}])
     assert 'id="seasons"' not in render_report(quiet), "sold all year"
+
+
+def test_advice_has_its_gain_and_its_reason(data: ReportData, make_complete: Any) -> None:
+    text = Reader(render_report(make_complete(data))).text
+    assert "The largest predicted gains in money first" in text
+    assert "promote" in text
+    assert "30 to 260" in text
+    assert "it sold 2.4 times the usual" in text

@@ -62,6 +62,16 @@ def test_seasons_are_read_from_the_json_of_their_command(home: ClientHome, tmp_p
     assert gathered(home, path.parent, ())["seasons"] is None
 
 
+def test_advice_is_read_from_the_json_of_its_command(home: ClientHome, tmp_path: Path) -> None:
+    row = dict.fromkeys(("action", "unique_id", "gain", "low", "high", "reason"), "x")
+    path = tmp_path / "out" / "recommend.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"gain_in": "units", "advice": [row, {"action": "x"}, 3]}))
+    assert gathered(home, path.parent, ())["recommendations"] == {"gain_in": "units", "advice": [row]}
+    path.write_text("{}")
+    assert gathered(home, path.parent, ())["recommendations"] is None
+
+
 def test_trends_are_those_of_this_run(home: ClientHome, tmp_path: Path) -> None:
     path = written(tmp_path / "out" / "trend.csv", age=0)
     assert gathered(home, tmp_path / "out", ())["trends"] is None

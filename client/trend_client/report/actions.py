@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trend_client.report.language import N_
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -13,8 +15,17 @@ if TYPE_CHECKING:
 
     from trend_client.report.language import Language
 
-__all__ = ["ORDERS_SHOWN", "orders", "outages", "seasons"]
+__all__ = ["ORDERS_SHOWN", "orders", "outages", "recommendations", "seasons"]
 
+ACTIONS: Final = {
+    "promote": N_("promote"),
+    "restock": N_("restock"),
+    "mark down": N_("mark down"),
+    "drop": N_("drop"),
+}
+"""Action → its name."""
+
+ADVICE_SHOWN: Final = 10
 ORDERS_SHOWN: Final = 15
 SEASONS_SHOWN: Final = 12
 OUTAGES_SHOWN: Final = 8
@@ -143,3 +154,36 @@ def outages(
         "rows": rows,
         "more": lang.number(len(recent) - OUTAGES_SHOWN) if len(recent) > OUTAGES_SHOWN else "",
     }
+
+
+def recommendations(
+    found: Mapping[str, Any] | None, names: Callable[[str], dict[str, str]], lang: Language
+) -> dict[str, Any] | None:
+    """What is worth doing, as ranked by ``trend-client recommend``; None where there is nothing.
+
+    Args:
+        found: As in ``recommend.json``: ``gain_in`` ("money" or "units") and ``advice``, each ``action, unique_id,
+            gain, low, high, reason``. Reasons are worded in English, and left out in other languages.
+        names: Series → its texts.
+        lang: The language.
+    """
+    if found is None or not found["advice"]:
+        return None
+    rows = []
+    for row in found["advice"][:ADVICE_SHOWN]:
+        action = ACTIONS.get(row["action"], row["action"])
+        rows.append(
+            {
+                **names(str(row["unique_id"])),
+                "action": lang.gettext(action),
+                "gain": lang.amount(round(float(row["gain"]), 1)),
+                "interval": lang.gettext(
+                    "%(low)s to %(high)s",
+                    low=lang.amount(round(float(row["low"]), 1)),
+                    high=lang.amount(round(float(row["high"]), 1)),
+                ),
+                "reason": str(row["reason"]) if lang.code == "en" else "",
+            }
+        )
+    more = len(found["advice"]) - ADVICE_SHOWN
+    return {"rows": rows, "money": found["gain_in"] == "money", "more": lang.number(more) if more > 0 else ""}

@@ -76,6 +76,7 @@ class ReportData:
         title: The retailer's name; default the panel's.
         language: "en" or "zh"; None takes this machine's.
         orders: The order list of ``trend-client orders``, as in ``orders.csv``.
+        recommendations: What is worth doing, as in the JSON of ``trend-client recommend``.
         seasons: The seasons ahead, as in the JSON of ``trend-client season``.
         trends: Which way each series is heading, as in ``trend.csv``.
         contributions: What the forecasts of some series, or of all, are made of.
@@ -91,6 +92,7 @@ class ReportData:
     title: str = ""
     language: str | None = None
     orders: pd.DataFrame | None = None
+    recommendations: Mapping[str, Any] | None = None
     seasons: Sequence[Mapping[str, Any]] | None = None
     trends: pd.DataFrame | None = None
     contributions: Contributions | None = None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["gathered", "reasons_for", "table_of"]
 
 _SEASON = frozenset({"name", "start", "peak", "end", "total", "order", "seasonal"})
+_ADVICE = frozenset({"action", "unique_id", "gain", "low", "high", "reason"})
 _LEARNED = ("personal", "shared", "zero-shot")
 
 
@@ -38,11 +39,12 @@ def gathered(home: ClientHome, folder: Path, files: Sequence[Path]) -> dict[str,
         files: What this run wrote.
 
     Returns:
-        ``orders``, ``seasons`` and ``trends``, each None where it is not there.
+        ``orders``, ``recommendations``, ``seasons`` and ``trends``, each None where it is not there.
     """
     own, sales = {path.name: path for path in files}, _sales(home)
     return {
         "orders": None if sales is None else table_of([folder / "orders.csv"], newer_than=sales),
+        "recommendations": None if sales is None else _advice(folder / "recommend.json", newer_than=sales),
         "seasons": None if sales is None else _seasons(folder / "season.json", newer_than=sales),
         "trends": table_of([own[name] for name in ("trend.parquet", "trend.csv") if name in own]),
     }
@@ -71,13 +73,32 @@ def table_of(paths: Sequence[Path], *, newer_than: Path | None = None) -> pd.Dat
 
 def _seasons(path: Path, *, newer_than: Path) -> list[dict[str, Any]] | None:
     """What ``trend-client season --json`` wrote."""
+    found = _json(path, newer_than)
+    return None if found is None else _whole(found.get("seasons"), _SEASON)
+
+
+def _advice(path: Path, *, newer_than: Path) -> dict[str, Any] | None:
+    """What ``trend-client recommend --json`` wrote."""
+    found = _json(path, newer_than)
+    if found is None or "gain_in" not in found:
+        return None
+    return {"gain_in": found["gain_in"], "advice": _whole(found.get("advice"), _ADVICE)}
+
+
+def _json(path: Path, newer_than: Path) -> dict[str, Any] | None:
+    """An object in a file that is there, newer than another, and can be read."""
     if not path.is_file() or path.stat().st_mtime < newer_than.stat().st_mtime:
         return None
     try:
-        rows = json.loads(path.read_text("utf-8"))["seasons"]
-        return [row for row in rows if row.keys() >= _SEASON]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError):
         return None
+    return found if isinstance(found, dict) else None
+
+
+def _whole(rows: object, keys: frozenset[str]) -> list[dict[str, Any]]:
+    """The rows that have all the keys."""
+    return [row for row in rows if isinstance(row, dict) and row.keys() >= keys] if isinstance(rows, list) else []
 
 
 def _sales(home: ClientHome) -> Path | None:

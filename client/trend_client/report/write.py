@@ -13,7 +13,7 @@ import pandas as pd
 from trend_client.backtest import Backtest
 from trend_client.gate import CHOSEN
 from trend_client.report import words
-from trend_client.report.actions import orders, outages, seasons
+from trend_client.report.actions import orders, outages, recommendations, seasons
 from trend_client.report.charts import fan_chart
 from trend_client.report.data import ReportData
 from trend_client.report.language import Language, language
@@ -62,7 +62,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _context(data: ReportData, lang: Language) -> dict[str, Any]:
-    data = replace(data, orders=_known(data.orders, data))
+    data = replace(data, orders=_known(data.orders, data), recommendations=_advised(data))
     panel, forecast = data.panel, data.forecast
     young = data.new_series()
     found = changes(panel, forecast)
@@ -80,6 +80,7 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
         "tiles": tiles(data, found, lang),
         "movers": mover_rows(data, found, names, lang),
         "orders": orders(data.orders, names, lang),
+        "advice": recommendations(data.recommendations, names, lang),
         "seasons": seasons(_named(data), lang),
         "outages": outages(panel.outages, names, panel.calendar_end - pd.Timedelta(days=_YEAR), lang),
         "trends": trend_sentence(data.trends, lang),
@@ -115,6 +116,15 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
 def _known(table: pd.DataFrame | None, data: ReportData) -> pd.DataFrame | None:
     """Without rows of other series: what lies in the same folder may be about other names, masked ones say."""
     return None if table is None else table[table["unique_id"].isin(data.panel.static.index)]
+
+
+def _advised(data: ReportData) -> Mapping[str, Any] | None:
+    """The advice about series that these sales know."""
+    found = data.recommendations
+    if found is None:
+        return None
+    known = set(data.panel.static.index)
+    return {**found, "advice": [row for row in found["advice"] if row["unique_id"] in known]}
 
 
 def _named(data: ReportData) -> list[Mapping[str, Any]]:
