@@ -267,8 +267,8 @@ def measured(
     fresh = {name: one for name, one in methods.items() if name not in since or since[name] <= last}
     for name in methods.keys() - fresh.keys():
         console.print(
-            f"[yellow]The {name} model was trained on sales from {last.date()} on, where methods are compared, and is "
-            "left out. Train it again on this file: trend-client personalise.[/]",
+            f"[yellow]The {name} model was trained on sales from {last.date()} on, where methods are compared, and "
+            "is left out. Train it again on this file: trend-client personalise.[/]",
             soft_wrap=True,
         )
     return backtest(
