@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import logging
+import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,24 @@ from trend_common.rollout import Forecaster
 from trend_common.tensors import tensors_sha256
 from trend_common.windows import PanelWindows
 
-__all__ = ["ENGINES", "MOST_COST", "Agreement", "Engine", "QuickTrend", "agreement", "merged", "quick_or_torch"]
+__all__ = [
+    "ENGINES",
+    "MOST_COST",
+    "VARIABLE",
+    "Agreement",
+    "Engine",
+    "QuickTrend",
+    "agreement",
+    "chosen_engine",
+    "merged",
+    "quick_or_torch",
+]
 
 Engine = Literal["torch", "int8"]
 ENGINES: Final[tuple[Engine, ...]] = ("torch", "int8")
+
+VARIABLE: Final = "TREND_ENGINE"
+"""Environment variable that names the engine of all commands."""
 
 MOST_COST: Final = 0.005
 """The largest share by which int8 may raise the scaled quantile loss on past windows."""
@@ -49,6 +64,19 @@ _CHECKED_WINDOWS: Final = 64
 _log = logging.getLogger(__name__)
 _made: OrderedDict[str, QuickTrend] = OrderedDict()
 _trusted: WeakKeyDictionary[PanelWindows, dict[str, Agreement]] = WeakKeyDictionary()
+
+
+def chosen_engine(name: str | None = None) -> Engine:
+    """The engine of that name; None takes what :data:`VARIABLE` names, else torch.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    wanted = name or os.environ.get(VARIABLE, "").strip() or "torch"
+    for engine in ENGINES:
+        if engine == wanted:
+            return engine
+    raise UsageError(f"There is no engine {wanted!r}.", f"Engines are {', '.join(ENGINES)}; {VARIABLE} may name one.")
 
 
 class QuickTrend:

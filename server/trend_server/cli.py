@@ -318,6 +318,7 @@ def evaluate(
 
         from trend_common.baselines import BASELINES
         from trend_common.files import write_json, write_text
+        from trend_common.quick import chosen_engine
         from trend_server import evaluate as evaluation
         from trend_server.evaluation_tables import data_table, markdown, summary_table
         from trend_server.pretraining.launch import choose_device
@@ -334,7 +335,7 @@ def evaluate(
         device=choose_device(device),
         calibrate=calibrate,
         skip=skip,
-        engine=evaluation.engine_named(engine),
+        engine=chosen_engine(engine),
     )
     with console.status("Reading the sales"):
         panels = evaluation.read_panels(data, settings, lambda text: stderr.print(escape(text), soft_wrap=True))

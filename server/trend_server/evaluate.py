@@ -28,7 +28,7 @@ from trend_common.errors import DataError, UsageError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel, read
 from trend_common.predicting import predict
-from trend_common.quick import ENGINES, Engine
+from trend_common.quick import Engine
 from trend_common.scoring import MINIMUM_HISTORY, Score, actuals, panel_before, scale_of, score
 from trend_common.windows import PanelWindows
 from trend_server.head_scores import HeadScores
@@ -40,7 +40,6 @@ __all__ = [
     "Evaluation",
     "Result",
     "Settings",
-    "engine_named",
     "evaluate",
     "read_panels",
     "relative",
@@ -161,18 +160,6 @@ class Evaluation:
             "summary": {"relative_to": self.summary()},
         }
         return {"schema": 1, "version": __version__, "command": "evaluate", **_plain(body)}
-
-
-def engine_named(name: str) -> Engine:
-    """The engine of that name.
-
-    Raises:
-        UsageError: There is none.
-    """
-    for engine in ENGINES:
-        if engine == name:
-            return engine
-    raise UsageError(f"There is no engine {name!r}.", f"Engines are {', '.join(ENGINES)}.")
 
 
 def relative(results: Sequence[Result], model: str, reference: str) -> dict[str, float | int]:

@@ -21,6 +21,7 @@ from trend_common.backbones import Backbone, Batch, ForecastOutput, load_backbon
 from trend_common.backbones.encoder_graph import rounded
 from trend_common.backbones.synthetic import random_batch
 from trend_common.backbones.trend import TrendBackbone
+from trend_common.errors import UsageError
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.predicting import predict, without_unknown_start
 from trend_common.quick import Agreement, QuickTrend, agreement, merged, quick_or_torch
@@ -185,6 +186,21 @@ def test_the_cost_is_that_of_the_scaled_quantile_loss() -> None:
     assert blind.cost is None
     assert blind.good
     assert not Agreement(float("nan"), None, 1).good
+
+
+def test_the_environment_may_name_the_engine(
+    backbone: TrendBackbone, panel: SalesPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = PanelWindows(panel, context=56)
+    monkeypatch.setenv("TREND_ENGINE", "int8")
+    predict(backbone, windows, origin=windows.n_steps, horizon=7)
+    assert len(quick._made) == 1
+    quick._made.clear()
+    predict(backbone, windows, origin=windows.n_steps, horizon=7, engine="torch")
+    assert not quick._made
+    monkeypatch.setenv("TREND_ENGINE", "int4")
+    with pytest.raises(UsageError, match="no engine 'int4'"):
+        predict(backbone, windows, origin=windows.n_steps, horizon=7)
 
 
 def test_a_foreign_backbone_forecasts_in_torch(panel: SalesPanel, caplog: pytest.LogCaptureFixture) -> None:

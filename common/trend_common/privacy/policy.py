@@ -248,7 +248,8 @@ class Policy(_Strict):
             problems.append(f"the adapter has rank {adapter.rank}; adapter.max_rank is {caps.max_rank}")
         if strange := sorted(set(adapter.targets) - set(caps.targets)):
             problems.append(
-                f"the adapter sits on {', '.join(map(repr, strange[:5]))}; adapter.targets does not name them"
+                f"the adapter sits on {', '.join(map(repr, strange[:5]))}; adapter.targets does not name them "
+                "(the shipped list is trend-small's; docs/backbones.md has those of other backbones)"
             )
         largest = 4 * max(adapter.parameters, sum(spec.size for spec in adapter.frozen))
         if largest > caps.max_bytes:

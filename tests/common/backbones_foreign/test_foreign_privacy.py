@@ -114,6 +114,7 @@ def test_the_plan_of_a_federation_fits_a_policy_that_names_its_layers(core_folde
     assert allowed._adapter_problems(plan) == []
     refused = Policy(adapter=AdapterPolicy(targets=["something_else"]))._adapter_problems(plan)
     assert "adapter.targets does not name them" in refused[0]
+    assert "docs/backbones.md" in refused[0]
     letters = tuple(target[1:] for target in plan.targets)
     stranger = plan.model_copy(update={"targets": letters})
     named = Policy(adapter=AdapterPolicy(targets=list(letters)))._adapter_problems(stranger)
