@@ -77,3 +77,30 @@ class ServiceLevels:
     def at(self, level: float) -> float:
         """The level of the paths whose quantile met ``level`` of past sums; rises with ``level``."""
         return _NORMAL.cdf(self.shift + self.spread * _NORMAL.inv_cdf(level))
+
+    def quantiles(self, sums: Array, until: NDArray[np.int64], wanted: Sequence[float]) -> Array:
+        """Quantiles of sums over an uncertain number of steps: demand is set right, the steps are taken as they are.
+
+        Past sums were over a known number of steps, so they say nothing of lead times: each path's sum is drawn from
+        the corrected distribution over its own number of steps, independently of that number.
+
+        Args:
+            sums: [N, T + 1] cumulative demand of the paths, 0 first.
+            until: [N] steps of each path's sum.
+            wanted: A levels.
+
+        Returns:
+            [A]; with a longer ``until`` never less.
+        """
+        from scipy.special import ndtr, ndtri
+
+        count = len(sums)
+        if (until == until[0]).all():
+            return np.asarray(np.quantile(sums[:, until[0]], [self.at(level) for level in wanted]))
+        even = (np.random.default_rng(0).permutation(count) + 0.5) / count
+        corrected = ndtr(self.shift + self.spread * ndtri(even))
+        drawn = np.empty(count)
+        for steps in np.unique(until):
+            rows = until == steps
+            drawn[rows] = np.quantile(sums[:, steps], corrected[rows])
+        return np.asarray(np.quantile(drawn, wanted))

@@ -203,8 +203,10 @@ def propose(
     until_arrival = sums[path, arrival]
     protected = sums[path, arrival + terms.cover]
     target = terms.target
-    level = target if levels is None else levels.at(target)
-    reorder_point, order_up_to = float(np.quantile(until_arrival, level)), float(np.quantile(protected, level))
+    levels = levels or ServiceLevels()
+    level = levels.at(target)
+    reorder_point = float(levels.quantiles(sums, arrival, [target])[0])
+    order_up_to = float(levels.quantiles(sums, arrival + terms.cover, [target])[0])
     if terms.shelf_life is None:
         kept = position.total - until_arrival
         need = order_up_to - position.total

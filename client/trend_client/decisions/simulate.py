@@ -192,7 +192,7 @@ def simulate(
         made = forecaster(known, day, terms.steps).select(ids)
         learned = ServiceLevels.fit([one for over, one in past if over <= at][-PAST_SUMS:])
         remember(at, made)
-        targets["forecast"][:, :, number] = _quantiles(tied, made, terms, [learned.at(level) for level in levels])
+        targets["forecast"][:, :, number] = _quantiles(tied, made, terms, levels, learned)
         targets["forecast, levels as they are"][:, :, number] = _quantiles(tied, made, terms, levels)
         targets["forecast, days independent"][:, :, number] = _quantiles(untied, made, terms, levels)
         for position, level in enumerate(levels):
@@ -266,14 +266,17 @@ def _totals(sampler: Sampler, made: Forecast, cover: int) -> Array:
     return np.concatenate([demand[:, :, :cover].sum(2) for _, demand in sampler.demand(made)])
 
 
-def _quantiles(sampler: Sampler, made: Forecast, terms: Terms, levels: Sequence[float]) -> Array:
+def _quantiles(
+    sampler: Sampler, made: Forecast, terms: Terms, levels: Sequence[float], learned: ServiceLevels | None = None
+) -> Array:
     """[A, S] quantiles of demand over lead time and review period."""
     found = np.zeros((len(levels), len(made)))
     until = lead_times(terms, sampler.extra) + terms.review
-    path = np.arange(sampler.paths)
+    right = learned or ServiceLevels()
     for part, demand in sampler.demand(made):
-        total = np.cumsum(demand, axis=2)[:, path, until - 1]
-        found[:, part] = np.quantile(total, levels, axis=1)
+        sums = np.concatenate([np.zeros((*demand.shape[:2], 1)), np.cumsum(demand, axis=2)], axis=2)
+        for row, one in zip(range(part.start, part.stop), sums, strict=True):
+            found[:, row] = right.quantiles(one, until, levels)
     return found
 
 

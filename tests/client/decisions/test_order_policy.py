@@ -207,3 +207,15 @@ def test_terms_out_of_range_are_refused(change: dict, names: str) -> None:  # ty
 def test_a_price_below_cost_gives_no_fractile() -> None:
     with pytest.raises(UsageError):
         critical_fractile(2.0, 3.0)
+
+
+def test_what_was_learned_of_demand_is_not_said_of_lead_times() -> None:
+    rng = np.random.default_rng(2)
+    sums = np.concatenate([np.zeros((1024, 1)), np.cumsum(rng.normal(10, 0.01, (1024, 20)), axis=1)], axis=1)
+    until = rng.integers(5, 15, 1024)
+    narrow = ServiceLevels(shift=0.0, spread=0.3, windows=8)
+    # Demand is all but certain: the quantile is that of the lead times, however narrow past sums were.
+    plain = np.quantile(sums[np.arange(1024), until], [0.5, 0.95])
+    assert narrow.quantiles(sums, until, [0.5, 0.95]) == pytest.approx(plain, rel=0.02)
+    fixed = np.full(1024, 8)
+    assert narrow.quantiles(sums, fixed, [0.9])[0] == np.quantile(sums[:, 8], narrow.at(0.9))
