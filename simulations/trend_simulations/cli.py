@@ -15,6 +15,7 @@ from trend_common import __version__
 from trend_common.console import console, run_app, stderr
 from trend_common.errors import UsageError
 from trend_simulations.benchmark_cli import benchmark_command
+from trend_simulations.outlook_cli import plan_command
 from trend_simulations.tune_cli import tune_command
 
 if TYPE_CHECKING:
@@ -287,7 +288,8 @@ def _compare(
         raise UsageError(f"There is no method {unknown[0]!r}.", f"Methods are {', '.join(BASELINES)}.")
     with _watching() as watch:
         result = compare(retailers, names, settings, baselines=methods, watch=watch)
-    console.print(comparison_table(result))
+    # Into a file there is no width to fit into, and eight columns do not fit into the 80 that rich assumes.
+    console.print(comparison_table(result), width=None if console.is_terminal else 132, crop=False)
     for line in [*headline(result), privacy_line(result)]:
         if line:
             console.print(line, soft_wrap=True)
@@ -347,6 +349,7 @@ def audit_command(
 
 app.command("tune")(tune_command)
 app.command("benchmark")(benchmark_command)
+app.command("plan")(plan_command)
 
 main = run_app(app)
 
