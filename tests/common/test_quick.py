@@ -225,6 +225,16 @@ def test_beyond_one_block_and_for_products_without_a_past(panel: SalesPanel) -> 
         assert np.abs(said.median - exact.median).mean() < 0.05 * np.abs(exact.median).mean()
 
 
+@pytest.mark.parametrize("origin", [0, 10, 140])
+def test_what_was_forecast_stays_when_unknown_history_is_left_out(panel: SalesPanel, origin: int) -> None:
+    """The second block of a product without a past goes on from its first one."""
+    backbone, windows = trend("trend-small"), PanelWindows(panel, context=252, ahead=100)
+    short = predict(backbone, windows, origin=origin, horizon=100).quantiles
+    backbone.blind_patch = 0
+    whole = predict(backbone, windows, origin=origin, horizon=100).quantiles
+    np.testing.assert_allclose(short, whole, rtol=1e-3, atol=1e-3)
+
+
 @given(arrays(np.float32, (5, 4), elements=st.floats(-3, 3, width=32)))
 def test_a_rounded_weight_is_within_half_a_step(weight: np.ndarray) -> None:
     whole, scale = rounded(weight)
