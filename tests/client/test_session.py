@@ -15,6 +15,7 @@ from trend_client.engine import Engine
 from trend_client.home import ClientHome
 from trend_client.session import ClientSession, SessionEvent, _within
 from trend_common import adapters
+from trend_common.errors import PolicyError
 from trend_common.flower.records import tensors_from_bytes
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.privacy.ledger import Ledger
@@ -335,3 +336,19 @@ def test_a_client_larger_than_its_bucket_stays_within_what_the_server_takes(worl
     tight = {name: value * np.float32(1e3) for name, value in delta.items()}
     assert total_norm(_within(tight, 0.5)) == pytest.approx(0.5, rel=1e-4)
     assert _within(delta, 1e9) is delta
+
+
+def test_a_device_that_fails_the_self_test_never_trains(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trend_common.privacy import selftest
+
+    def wrong(*_: object, **__: object) -> None:
+        raise PolicyError("The gradients are not those of single series.", "")
+
+    monkeypatch.setattr(world.engine, "tested", None)
+    monkeypatch.setattr(selftest, "run_selftest", wrong)
+    session = world.session()
+    assert session.describe(world.plan, world.frozen).answer == "declined"
+    assert session.declined is not None
+    assert "not those of single series" in session.declined
+    monkeypatch.undo()
+    assert world.session().describe(world.plan, world.frozen).answer == "accepted"
