@@ -298,3 +298,17 @@ def test_advice_has_its_gain_and_its_reason(data: ReportData, make_complete: Any
     assert "promote" in text
     assert "30 to 260" in text
     assert "it sold 2.4 times the usual" in text
+
+
+def test_a_model_that_was_not_in_all_windows_is_not_marked_the_best_there(data: ReportData) -> None:
+    assert data.backtest is not None
+    name = next(iter(data.backtest.methods))
+    best = data.backtest.methods[name]
+    best = replace(best, validation={**best.validation, "sql": 0.001, "wape": 0.001, "mase": 0.001})
+    origins = replace(data.backtest.origins, rolling=(data.backtest.origins.rolling[0],) * 3)
+    tested = replace(data.backtest, methods={**data.backtest.methods, name: best}, origins=origins, scored_on={})
+    assert '<td class="num low">0.001</td>' in render_report(replace(data, backtest=tested))
+    part = render_report(replace(data, backtest=replace(tested, scored_on={name: 1})))
+    assert "in 1 of 3 windows" in part
+    assert '<td class="num">0.001</td>' in part
+    assert '<td class="num low">0.001</td>' not in part

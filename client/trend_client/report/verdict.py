@@ -287,23 +287,41 @@ def method_rows(methods: Mapping[str, MethodResult], backtest: Backtest, lang: L
     values = {
         name: [float(getattr(result, window)[key]) for window, key in columns] for name, result in methods.items()
     }
+    windows = len(backtest.origins.rolling)
+    part = {name for name in values if backtest.scored_on.get(name, windows) < windows}
+
+    def comparable(name: str, position: int) -> bool:
+        """A model that was trained on these sales is not in all validation windows, so there it is not compared."""
+        return math.isfinite(values[name][position]) and not (name in part and columns[position][0] == "validation")
+
     lowest = [
-        min((row[position] for row in values.values() if math.isfinite(row[position])), default=math.nan)
+        min((row[position] for name, row in values.items() if comparable(name, position)), default=math.nan)
         for position in range(len(columns))
     ]
+    blended = backtest.choice.style == "blend"
     longest = max((row[-1] for row in values.values() if math.isfinite(row[-1])), default=1.0) or 1.0
     rows = []
     for name, row in values.items():
         test = methods[name].test
         rows.append(
             {
-                "name": called(name, lang),
+                "name": lang.gettext("Blend of these") if name == CHOSEN and blended else called(name, lang),
+                "part": _part_of(backtest.scored_on[name], windows, lang) if name in part else "",
                 "chosen": name == CHOSEN,
                 "old": name == backtest.old,
                 "left_out": name in backtest.left_out,
-                "cells": [(lang.number(value, 3), value == low) for value, low in zip(row, lowest, strict=True)],
+                "cells": [
+                    (lang.number(value, 3), value == low and comparable(name, position))
+                    for position, (value, low) in enumerate(zip(row, lowest, strict=True))
+                ],
                 "bar": round(100 * row[-1] / longest, 1) if math.isfinite(row[-1]) else 0,
                 "coverage": [lang.percent(test[key], digits=0) for key in ("coverage80", "coverage90")],
             }
         )
     return rows
+
+
+def _part_of(count: int, windows: int, lang: Language) -> str:
+    return lang.ngettext(
+        "in %(n)s of %(all)s windows", "in %(n)s of %(all)s windows", count, all=lang.number(windows)
+    )

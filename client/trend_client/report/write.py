@@ -210,8 +210,10 @@ def _backtest(backtest: Backtest, lang: Language) -> dict[str, Any]:
     """The tables of all series and, if a method was left out, of the sample."""
     first, last = backtest.actuals.ds[0], backtest.actuals.ds[-1]
     test = backtest.methods[CHOSEN].test
+    rows = method_rows(backtest.methods, backtest, lang)
     return {
-        "rows": method_rows(backtest.methods, backtest, lang),
+        "rows": rows,
+        "part": any(row["part"] for row in rows),
         "sample": method_rows(backtest.sample, backtest, lang),
         "sample_series": max((lang.number(one.test["series"]) for one in backtest.sample.values()), default=""),
         "verdict": verdict(backtest, lang),
