@@ -114,6 +114,7 @@ FEDERATIONS: Final = (
     Federation("walmart", "15 Walmart stores, 26 weeks", (Part(_WALMART, retailers=15),)),
     Federation("walmart-others", "the other Walmart stores, 26 weeks", (Part(_WALMART, skip=15),)),
     Federation("walmart-year", "15 Walmart stores, 52 weeks", (Part(_WALMART, retailers=15),), history=52),
+    Federation("walmart-full", "15 Walmart stores, all their weeks", (Part(_WALMART, retailers=15),), history=None),
     Federation("walmart-small", "45 Walmart stores of 10 series, 26 weeks", (Part(_WALMART),), max_series=10),
     Federation("juice-groups", "6 groups of juice stores, 26 weeks", (Part(_JUICE, group=10),)),
     Federation("juice-stores", "juice stores singly, 26 weeks", (Part(_JUICE),)),
