@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trend_client.commands import explain, forecast, mask, newproducts, orders, recommend, season, serve, watch, whatif
+from trend_client.commands import (
+    advise,
+    explain,
+    forecast,
+    mask,
+    newproducts,
+    orders,
+    recommend,
+    season,
+    serve,
+    watch,
+    whatif,
+)
 from trend_client.options import (
     BackboneOption,
     ColumnsOption,
@@ -82,6 +94,7 @@ def root(
     server, 130 interrupted.
     """
     if context.invoked_subcommand is not None:
+        _refuse_before(context)
         return
     if server is None:
         if data is None and invite is None:
@@ -99,6 +112,24 @@ def root(
     show_budget(place.budget(), None)
     if json_out is not None:
         _write_outcome(place, outcome, json_out)
+
+
+def _refuse_before(context: typer.Context) -> None:
+    """A command does not see what stands before it: ``--home X forecast`` would quietly use another home."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in (None, "verbose")
+        and getattr(context.get_parameter_source(option.name or ""), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        command = context.invoked_subcommand
+        raise UsageError(
+            f"{', '.join(given)} before {command} would not be used.",
+            f"--server joins a federation: leave {command} out."
+            if "--server" in given
+            else f"Options stand behind the command: trend-client {command} {given[0]} ...",
+        )
 
 
 @app.command("check")
@@ -368,15 +399,16 @@ def _write_outcome(place: Workplace, outcome: Outcome, path: Path) -> None:
 
 
 forecast.register(app)
+advise.register(app)
 explain.register(app)
 mask.register(app)
 newproducts.register(app)
 orders.register(app)
+recommend.register(app)
 season.register(app)
 watch.register(app)
 whatif.register(app)
 serve.register(app)
-recommend.register(app)
 
 main = run_app(app)
 

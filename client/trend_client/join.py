@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from trend_client.app import make_app
+from trend_client.commands.advise import after_a_run
 from trend_client.finetune import FineTuneSettings
 from trend_client.home import ClientHome, Identity
 from trend_client.outcome import Outcome, Wishes, conclude, load_model, personalise
@@ -101,7 +102,9 @@ def join(place: Workplace, *, server: str, invite: Path | None, adapter_only: bo
         raise session.failure
     if session.adopted is None and session.declined is not None:
         raise PolicyError(session.declined, "No shared adapter was received; `trend-client forecast` works without.")
-    return finish(place, personal=personal)
+    outcome = finish(place, personal=personal)
+    after_a_run(place)
+    return outcome
 
 
 def finish(

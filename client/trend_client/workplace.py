@@ -55,6 +55,7 @@ class Workplace:
         self.device, self.backbone = device, backbone
         self.mask = False
         self._given = data is not None
+        self._panel: SalesPanel | None = None
         if data is not None:
             self.source = DataSource(
                 path=str(data.expanduser().absolute()),
@@ -78,7 +79,12 @@ class Workplace:
         return self.source.country
 
     def panel(self) -> SalesPanel:
-        """Read the sales; the file is remembered once it could be read."""
+        """The sales, read when first asked for; the file is remembered once it could be read."""
+        if self._panel is None:
+            self._panel = self._read()
+        return self._panel
+
+    def _read(self) -> SalesPanel:
         from trend_common.panel import read
 
         source = self.source

@@ -29,7 +29,7 @@ def plan_command(
     from rich.table import Table
 
     from trend_common.files import write_json
-    from trend_simulations.outlook import outlook
+    from trend_common.outlook import outlook
 
     found = outlook(retailers=retailers, series=series, epsilon=epsilon, delta=delta, rounds=rounds)
     console.print(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from trend_common.errors import UsageError
+from trend_common.outlook import MEASURED, Measured, expected, noise_share, outlook
 from trend_simulations.cli import app
-from trend_simulations.outlook import MEASURED, Measured, expected, noise_share, outlook
 
 
 @given(st.floats(0.1, 100), st.integers(1, 1000), st.integers(1, 1000))
