@@ -118,7 +118,7 @@ FEDERATIONS: Final = (
     Federation("walmart-small", "45 Walmart stores of 10 series, 26 weeks", (Part(_WALMART),), max_series=10),
     Federation("juice-groups", "6 groups of juice stores, 26 weeks", (Part(_JUICE, group=10),)),
     Federation("juice-stores", "juice stores singly, 26 weeks", (Part(_JUICE),)),
-    Federation("rossmann", "31 groups of drugstores, 182 days", _ROSSMANN, freq="D", history=182),
+    Federation("rossmann", "32 groups of drugstores, 182 days", _ROSSMANN, freq="D", history=182),
     Federation("gifts", "UK gifts by country, 182 days", (Part("uk_gift_online.csv.gz"),), freq="D", history=182),
     Federation(
         "mixed",
