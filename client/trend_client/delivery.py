@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -94,7 +94,17 @@ def deliver(
         with TableWriter(folder, "forecasts_totals", wishes.formats) as writer:
             writer.write(sums.frame())
         files += writer.paths.values()
+    _remove_older(folder, set(files))
     return _joined(kept), tuple(files)
+
+
+def _remove_older(folder: Path, written: set[Path]) -> None:
+    """Sums and tables of an earlier run in forms that this one did not write: beside newer forecasts they mislead."""
+    for name in ("forecasts", "forecasts_totals", "trend"):
+        for form in get_args(Format):
+            path = folder / f"{name}.{form}"
+            if path not in written:
+                path.unlink(missing_ok=True)
 
 
 def trend_table(panel: SalesPanel, forecast: Forecast, ranks: Array) -> pd.DataFrame:

@@ -75,9 +75,12 @@ def show_sent(messages: Sequence[SentMessage], json_out: Path | None) -> None:
         table.add_row(
             one.time, one.kind, one.federation, str(one.round or ""), f"{one.bytes:,}", one.sha256[:16] + "…"
         )
-    console.print(table)
     total = sum(one.bytes for one in messages)
-    console.print(f"{len(messages)} messages, {total:,} bytes in all. No other message ever left this machine.")
+    if messages:
+        console.print(table)
+        console.print(f"{len(messages)} messages, {total:,} bytes in all. No other message ever left this machine.")
+    else:
+        console.print("No message ever left this machine.")
     if json_out is not None:
         rows = [
             {
@@ -142,7 +145,7 @@ def _worth(value: Value, *, money: bool) -> str:
     what = "units of error" if not money else "at the price of the errors"
     if money and value.margin is not None:
         what = f"of lost margin and leftovers, at a margin of {100 * value.margin:g} %"
-    word = "less" if found.saved >= 0 else "more"
+    word = "more" if found.saved < 0 else ("less" if money else "fewer")
     ends = (
         "" if found.low is None or found.high is None else f" (95 % interval {found.low:,.0f} to {found.high:,.0f})"
     )

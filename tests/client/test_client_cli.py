@@ -44,6 +44,8 @@ def test_help_and_version_import_nothing_heavy() -> None:
         (["--data", "x.csv"], ExitCode.USAGE, "No server"),
         (["--nonsense"], ExitCode.USAGE, "No such option"),
         (["forecast"], ExitCode.USAGE, "knows no sales file"),
+        (["--home", "x", "forecast"], ExitCode.USAGE, "trend-client forecast --home"),
+        (["--server", "a:1", "--data", "x.csv", "budget"], ExitCode.USAGE, "leave budget out"),
         (["check", "--data", "missing.csv"], ExitCode.DATA, "no file"),
         (["--server", "127.0.0.1:1", "--data", "missing.csv"], ExitCode.DATA, "no file"),
         (["forecast", "--data", "x.csv", "--freq", "hour"], ExitCode.USAGE, "D for days"),
@@ -75,7 +77,7 @@ def test_a_home_that_never_joined_has_spent_nothing(
     found = json.loads(out.read_text())
     assert (found["epsilon_spent"], found["chain_ok"], found["epsilon_cap"]) == (0, True, 8.0)
     assert run(monkeypatch, "sent", "--home", str(tmp_path / "h")) == 0
-    assert "0 messages" in capsys.readouterr().out
+    assert "No message ever left" in capsys.readouterr().out
 
 
 def test_an_edited_ledger_exits_with_4(

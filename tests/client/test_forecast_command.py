@@ -61,8 +61,12 @@ def test_all_that_can_be_asked_for(files: Path, tiny_backbone: Path) -> None:
     assert found["value"]["money"]["series"] == 4
     assert found["style"] in ("blend", "choice")
     assert len(found["windows"]) == 4
-    assert "less" in shown or "more" in shown
+    assert "fewer" in shown or "more" in shown
     assert "Intervals were set right" in shown
+    run(files, tiny_backbone, "--format", "csv")
+    left = {path.name for path in out.iterdir()}
+    assert {"forecasts.csv", "forecasts.parquet", "trend.csv"} <= left
+    assert not left & {"forecasts.xlsx", "forecasts_totals.csv", "forecasts_totals.xlsx", "trend.xlsx"}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def _explain(
     ids = look.chosen(product, store, most=top)
     steps = horizon or look.model.horizon
     with console.status("Taking the forecasts apart"):
-        found = explain(look, ids, steps, recent=look.model.horizon if recent is None else recent)
+        named = ids if product is not None or store is not None else None
+        found = explain(look, ids, steps, recent=look.model.horizon if recent is None else recent, of=named)
     _show(found, look.notes, named=product is not None)
     if json_out is not None:
         write_json(json_out, found.to_json(), private=True)
@@ -112,7 +113,7 @@ def _show(found: Explained, notes: list[str], *, named: bool) -> None:
         console.print(
             f"{len(found.anomalies):,} of {found.looked_at:,} recent values ({share:.1f} %) lie outside the "
             f"{100 * COVERAGE:.0f} % interval of the forecast made before them; chance alone would leave about "
-            f"{100 - 100 * COVERAGE:.0f} %. The furthest:",
+            f"{100 - 100 * COVERAGE:.0f} %." + (" The furthest:" if len(found.anomalies) else ""),
             soft_wrap=True,
         )
         days = Table("series", "date", "sold", "expected", "interval")
@@ -124,7 +125,8 @@ def _show(found: Explained, notes: list[str], *, named: bool) -> None:
                 f"{day['expected']:,.0f}",
                 f"{day['low']:,.0f} to {day['high']:,.0f}",
             )
-        console.print(days)
+        if len(found.anomalies):
+            console.print(days)
     for note in notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
 

@@ -110,8 +110,8 @@ def _show(found: Recommendation, top: int) -> None:
         each = max(top // max(len(kinds), 1), 1)
         shown = [one for kind in kinds for one in [x for x in found.advice if x.action == kind][:each]]
     for one in shown:
-        gain = f"{one.gain:,.0f} ({one.low:,.0f} to {one.high:,.0f})"
-        table.add_row(one.action, escape(one.unique_id), gain, escape(one.reason))
+        gain, low, high = (f"{round(value) + 0:,}" for value in (one.gain, one.low, one.high))  # no "-0"
+        table.add_row(one.action, escape(one.unique_id), f"{gain} ({low} to {high})", escape(one.reason))
     console.print(table)
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)

@@ -92,10 +92,16 @@ def _show(found: Seasons, *, curves: bool) -> None:
             _span(one.peak),
             _span(one.end),
             f"{one.total[1]:,.0f} ({one.total[0]:,.0f} to {one.total[2]:,.0f})",
-            f"{one.order:,.0f}",
+            f"{one.order:,.0f}" if one.seasonal else "-",
         )
     console.print(table)
-    for one in shown[:3] if curves else ():
+    if any(not one.seasonal for one in shown):
+        console.print(
+            "No season: 60 % of a year's sales take more than 22 weeks (5 months). Its dates are loose; order it as "
+            "any other product (trend-client orders).",
+            soft_wrap=True,
+        )
+    for one in [one for one in shown if one.seasonal][:3] if curves else ():
         console.print(f"{escape(one.name)}: of {one.order:,.0f} bought before, sold by")
         for day, low, mean, high in one.sell_through:
             bar = "█" * round(30 * mean)

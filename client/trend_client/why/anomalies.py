@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -52,13 +53,16 @@ def outside(forecast: Forecast, y: np.ndarray) -> pd.DataFrame:
     return table.sort_values(["times", "unique_id", "ds"], ascending=[False, True, True], ignore_index=True)
 
 
-def anomalies(panel: SalesPanel, forecaster: Forecaster, steps: int) -> tuple[pd.DataFrame, int]:
+def anomalies(
+    panel: SalesPanel, forecaster: Forecaster, steps: int, of: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, int]:
     """Look back ``steps`` steps, forecast from there, and compare.
 
     Args:
         panel: All sales.
         forecaster: The home's model.
         steps: How far to look back.
+        of: Series to look at. Default: all.
 
     Returns:
         :func:`outside`, and the number of values looked at. Empty where the history is too short.
@@ -73,5 +77,6 @@ def anomalies(panel: SalesPanel, forecaster: Forecaster, steps: int) -> tuple[pd
         ), 0
     origin = calendar[len(calendar) - steps]
     truth = actuals(panel, origin, steps)
-    made = forecaster(panel_before(panel, origin), origin, steps).select(truth.ids)
-    return outside(made, truth.y), int(np.isfinite(truth.y).sum())
+    rows = [row for row, name in enumerate(truth.ids) if of is None or name in of]
+    made = forecaster(panel_before(panel, origin), origin, steps).select([truth.ids[row] for row in rows])
+    return outside(made, truth.y[rows]), int(np.isfinite(truth.y[rows]).sum())

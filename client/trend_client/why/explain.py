@@ -34,7 +34,7 @@ class Explained:
         other: Series → what the forecast that the planner got has beyond the model's (another method was chosen or
             blended, intervals were set right); empty where there is none at hand.
         similar: Series → past periods like the last one.
-        anomalies: Days outside their interval, all series together.
+        anomalies: Days outside their interval, of all series that were looked at.
         looked_at: Days that were compared.
         unknown: What is not known ahead, so that it cannot contribute.
     """
@@ -96,7 +96,9 @@ class Explained:
         }
 
 
-def explain(look: Outlook, ids: Sequence[str], steps: int, *, recent: int) -> Explained:
+def explain(
+    look: Outlook, ids: Sequence[str], steps: int, *, recent: int, of: Sequence[str] | None = None
+) -> Explained:
     """Explain the forecasts of some series.
 
     Args:
@@ -104,6 +106,7 @@ def explain(look: Outlook, ids: Sequence[str], steps: int, *, recent: int) -> Ex
         ids: Series.
         steps: H.
         recent: Steps to look back for days that went otherwise; 0 for none.
+        of: Series whose recent days are looked at. Default: all.
     """
     panel = look.panel
     windows = PanelWindows(panel, context=look.model.context, country=look.place.country, ahead=steps)
@@ -115,7 +118,7 @@ def explain(look: Outlook, ids: Sequence[str], steps: int, *, recent: int) -> Ex
     if kept is not None and kept.horizon >= len(parts.ds):
         mean = kept.select(ids).mean[:, : len(parts.ds)].sum(1)
         other = {name: float(mean[row] - parts.forecast[row].sum()) for row, name in enumerate(ids)}
-    found, looked = anomalies(panel, look.trained_before(recent), recent) if recent else (pd.DataFrame(), 0)
+    found, looked = anomalies(panel, look.trained_before(recent), recent, of) if recent else (pd.DataFrame(), 0)
     return Explained(
         look.method,
         parts,

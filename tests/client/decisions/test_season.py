@@ -104,6 +104,10 @@ def test_the_command(tiny_backbone: Path, tmp_path: Path) -> None:
     body = json.loads(out.read_text())
     assert {one["name"] for one in body["seasons"]} == {"warm", "even"}
     assert all(one["target"] == 0.5 and one["order"] % 12 == 0 for one in body["seasons"])
+    done = CliRunner().invoke(app, ["season", "--name", "even", "--name", "warm", *common])
+    seasonal = [one["seasonal"] for one in json.loads(out.read_text())["seasons"]]
+    assert done.output.count(" bought before, sold by") == sum(seasonal)
+    assert ("No season: 60 %" in done.output) == (sum(seasonal) < 2)
     done = CliRunner().invoke(app, ["season", "--name", "warn", *common])
     assert isinstance(done.exception, UsageError)
     assert "'warm'" in done.exception.hint

@@ -171,6 +171,9 @@ def test_unusual_days_are_judged_by_forecasts_made_before_them(panel: SalesPanel
     table, looked = anomalies(replace(panel, frame=frame), forecaster, 14)
     assert looked == 12 * 14
     assert (table.loc[0, "unique_id"], table.loc[0, "y"]) == ("s1/p2", 5000.0)
+    other, fewer = anomalies(replace(panel, frame=frame), forecaster, 14, ["s1/p1"])
+    assert fewer == 14
+    assert set(other["unique_id"]) <= {"s1/p1"}
     empty, none = anomalies(panel, forecaster, 100)
     assert (len(empty), none) == (0, 0)
 
