@@ -197,7 +197,9 @@ def _federated(study: Study, arm: str) -> Outcome:
 
 def _federate(study: Study, recipe: DpRecipe | PlainRecipe, arm: str, epsilon: float | None = None) -> Outcome:
     settings = study.settings if epsilon is None else replace(study.settings, epsilon=epsilon)
-    announced = announce(study.engine, settings, recipe, name=f"sim-{arm.replace('@', '-')}", seed=study.seed)
+    secure = settings.secure and isinstance(recipe, DpRecipe)
+    name = f"sim-{arm.replace('@', '-')}"
+    announced = announce(study.engine, settings, recipe, name=name, seed=study.seed, secure=secure)
     retailers = [case.retailer for case in study.cases]
     with tempfile.TemporaryDirectory(prefix="trend-sim-") as folder:
         joined = members(retailers, study.engine, announced.plan, Path(folder), seed=study.seed)

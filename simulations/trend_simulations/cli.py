@@ -100,6 +100,9 @@ def root(
         int | None, _option("Windows of each series in a step.", _FEDERATION, min=1)
     ] = None,
     server_lr: Annotated[float | None, _option("Step size of the server's Adam.", _FEDERATION)] = None,
+    secure: Annotated[
+        bool, _option("Private federations with secure aggregation.", _FEDERATION, "--secure-aggregation")
+    ] = False,
     backbone: Annotated[str, _option("Name or folder of the backbone.", _FEDERATION)] = "trend-small",
     threads: Annotated[int, _option("Threads of torch.", _FEDERATION, min=1)] = 1,
     compare: Annotated[
@@ -151,10 +154,16 @@ def root(
         server_lr=server_lr,
         threads=threads,
         calibrate=calibrate,
+        secure=secure,
     )
     from trend_simulations.sources import last_history
 
     kept = last_history(found, horizon=settings.horizon, history=history, max_series=max_series, say=_say)
+    if secure and len(kept) < 3:
+        raise UsageError(
+            f"--secure-aggregation needs 3 retailers or more; there are {len(kept)}.",
+            "With two, each could take its own answer off the sum.",
+        )
     _quiet(threads)
     if compare is None:
         _play(kept, settings, json_path)

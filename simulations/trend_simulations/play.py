@@ -88,7 +88,9 @@ def play(retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | No
     """
     watch, started = watch or Watch(), time.perf_counter()
     engine = Engine(settings.backbone, device="cpu")
-    announced = announce(engine, settings, settings.dp, name="simulation", seed=settings.seeds[0])
+    announced = announce(
+        engine, settings, settings.dp, name="simulation", seed=settings.seeds[0], secure=settings.secure
+    )
     with tempfile.TemporaryDirectory(prefix="trend-sim-") as folder:
         joined = members(retailers, engine, announced.plan, Path(folder), seed=settings.seeds[0])
         watch.stage(f"{len(retailers)} retailers, {settings.dp.rounds} private rounds", settings.dp.rounds)

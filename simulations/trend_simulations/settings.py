@@ -162,6 +162,7 @@ class Settings:
         calibrate: Whether every arm's intervals are calibrated by each retailer on its validation horizon.
         trust: η of the blends' weights exp(−η · (loss / lowest loss − 1)): how far a retailer believes its own
             validation horizon. 0 weighs all parts alike; large values take the best.
+        secure: Whether the private federations are played with secure aggregation.
     """
 
     freq: Literal["D", "W", "M"]
@@ -178,6 +179,7 @@ class Settings:
     threads: int = 1
     calibrate: bool = True
     trust: float = 5.0
+    secure: bool = False
 
     @classmethod
     def of(
@@ -198,6 +200,7 @@ class Settings:
         server_lr: float | None = None,
         threads: int = 1,
         calibrate: bool = True,
+        secure: bool = False,
     ) -> Settings:
         """The defaults for a frequency, with what was asked for put in their place.
 
@@ -235,4 +238,5 @@ class Settings:
             plain=tuple(plain),
             threads=threads,
             calibrate=calibrate,
+            secure=secure,
         )

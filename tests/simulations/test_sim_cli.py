@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from trend_client.engine import Engine
 from trend_common.console import console
 from trend_simulations import cli
 from trend_simulations.retailers import write_retailers
+from trend_simulations.settings import DpRecipe
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -56,6 +58,7 @@ def test_without_retailers_it_shows_its_help(
         (["--retailers", "1", "--compare", "local", "--baselines", "tea"], 2, "There is no method 'tea'"),
         (["--retailers", "1", "--backbone", "nowhere", "--compare", "local"], 2, "nowhere"),
         (["--retailers", "1", "--history", "3"], 2, "--history 3"),
+        (["--retailers", "2", "--secure-aggregation"], 2, "needs 3 retailers"),
     ],
 )
 def test_mistakes_have_a_message_and_an_exit_code(
@@ -83,15 +86,30 @@ def test_synthetic_sales_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["drugstore-1.csv", "grocer-1.csv"]
 
 
+def parameters(backbone: Path) -> int:
+    """Numbers in the default adapter of a backbone."""
+    engine = Engine(str(backbone), device="cpu")
+    engine.install_local(DpRecipe().rank)
+    return engine.plan.parameters
+
+
+@pytest.mark.parametrize("secure", [False, True])
 def test_a_private_federation_is_played(
-    tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_backbone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    secure: bool,
 ) -> None:
     monkeypatch.setattr(console, "width", 160)
     paths = [str(path) for path in write_retailers(tmp_path / "sales", 3, series=(4, 6), days=200)]
     target = tmp_path / "out.json"
     arguments = ["--data", *paths, "--horizon", "7", "--rounds", "2", "--backbone", str(tiny_backbone)]
+    arguments += ["--secure-aggregation"] if secure else []
     assert run(monkeypatch, *arguments, "--json", str(target)) == 0
     found = json.loads(target.read_text("utf-8"))
+    # A masked answer is 4 bytes a number, a plain one is 1.
+    assert (found["bytes_up_per_client_round"]["federated-dp"] > 3.5 * parameters(tiny_backbone)) == secure
     assert [one["name"] for one in found["clients"]] == ["grocer-1", "drugstore-1", "homeware-1"]
     for one in found["clients"]:
         assert 3.8 < one["epsilon_spent"] <= 4.0
