@@ -154,11 +154,7 @@ def finish(
                 place.home, engine, panel, model, settings=settings, country=place.country, few=few_shot
             )
             if model.forgetting is not None:
-                word = "higher" if model.forgetting > 0 else "lower"
-                bars.console.print(
-                    f"Forgetting: on made-up sales of other shops the personal model's error is "
-                    f"{abs(model.forgetting):.1%} {word} than that of the model that it started from."
-                )
+                bars.console.print(told_of(model.forgetting), soft_wrap=True)
         return conclude(
             place.home,
             engine,
@@ -317,3 +313,17 @@ class _Screen:
         # Dropped: the server may have the last answer whole, and be gone, before the client has heard so.
         if event.kind in ("answered", "dropped") and over:
             self._stop.set()
+
+
+def told_of(forgetting: float) -> str:
+    """What training did to the error on made-up sales; exactly nothing is a model that training left as it was."""
+    if forgetting == 0:
+        return (
+            "On validation no training was better than none, so for products with a history the personal model is "
+            "the one that it started from."
+        )
+    word = "higher" if forgetting > 0 else "lower"
+    return (
+        "Forgetting: on made-up sales of other shops the personal model's error is "
+        f"{abs(forgetting):.1%} {word} than that of the model that it started from."
+    )

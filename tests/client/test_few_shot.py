@@ -122,3 +122,11 @@ def test_a_personal_model_says_what_it_has_seen_and_is_scored_after_it(
 
     late = replace(made, since={"personal": rolling[-1] + pd.Timedelta(days=1)})
     assert "personal" not in measured(panel, late, both).methods, "it has seen the last window as well"
+
+
+def test_a_training_that_changed_nothing_is_told() -> None:
+    from trend_client.join import told_of
+
+    assert "no training was better than none" in told_of(0.0)
+    assert "1.2% higher" in told_of(0.012)
+    assert "1.2% lower" in told_of(-0.012)

@@ -84,9 +84,9 @@ def _show(found: Explained, notes: list[str], *, named: bool) -> None:
     others = bool(found.other) and any(abs(value) >= 0.5 for value in found.other.values())
     headings = ["series", "usual", *GROUPS, "forecast", *(["chosen"] if others else [])]
     for name in headings:
-        table.add_column(
-            name, justify="left" if name == "series" else "right", max_width=26, no_wrap=name == "series"
-        )
+        # The names give way on a narrow screen, not the figures and their headings.
+        text = name == "series"
+        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row, name in enumerate(parts.ids):
         total = parts.total(row)
         cells = [f"{total['base']:,.0f}", *(_signed(total[group]) for group in GROUPS), f"{total['forecast']:,.0f}"]

@@ -178,15 +178,20 @@ def test_unusual_days_are_judged_by_forecasts_made_before_them(panel: SalesPanel
     assert (len(empty), none) == (0, 0)
 
 
-def test_the_commands(sales: pd.DataFrame, tiny_backbone: Path, tmp_path: Path) -> None:
+def test_the_commands(
+    sales: pd.DataFrame, tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trend_client.cli import app
+    from trend_common.console import console
 
     sales.to_csv(tmp_path / "sales.csv", index=False)
     out = tmp_path / "out.json"
     common = ["--home", str(tmp_path / "home"), "--backbone", str(tiny_backbone), "--json", str(out)]
     data = ["--data", str(tmp_path / "sales.csv")]
+    monkeypatch.setattr(console, "width", 100)
     done = CliRunner().invoke(app, ["explain", "--top", "3", "--horizon", "7", *data, *common])
     assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in ("usual", *GROUPS, "forecast"))  # names give way, not headings
     body = json.loads(out.read_text())
     assert len(body["series"]) == 3
     for one in body["series"]:
