@@ -580,18 +580,20 @@ def test_files_with_private_data_are_named_in_the_report_and_their_owners_alone(
         files = [path for path in capture.home.rglob("*") if path.is_file() and path.suffix != ".lock"]
         report = (capture.home / "output" / "report.html").read_text("utf-8")
         assert "This report contains private sales data" in report
-        text = report.split("Files that hold private data")[1].split("Without private data")
-        private, public = (set(re.findall(r"<samp>([\w.]+)</samp>", part.split("</p>")[0])) for part in text)
+        text = report.split("Files that hold private data")[1].split("</section>")[0]
+        private, public = text.split("Without private data")
+        assert "In the folder of this report" in private
+        named = set(re.findall(r"<samp>([\w.]+)</samp>", private))
         holding = {
             path.name
             for path in files
-            if path.parent.name == "output"
-            or any(secret.encode() in path.read_bytes() for secret in capture.shop.secrets)
+            if path.parent != capture.home / "output"
+            and any(secret.encode() in path.read_bytes() for secret in capture.shop.secrets)
         }
         trained = {path.name for path in files if path.stem == "personal"}
         assert len(trained) == 2
-        assert (holding | trained) - {"report.html"} <= private
-        assert private <= {path.name for path in files}
-        assert public == {"ledger.jsonl", "sent.jsonl"}
+        assert holding | trained <= named
+        assert named <= {path.name for path in files}
+        assert set(re.findall(r"\w+\.jsonl", public)) == {"ledger.jsonl", "sent.jsonl"}
         if os.name != "nt":
             assert {path.name for path in files if path.stat().st_mode & 0o077} == set()
