@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from trend_common.errors import ConnectionFailure
 from trend_common.flower.enrol_client import enrol
 from trend_common.flower.environment import prepare, quiet_logs
 from trend_common.flower.invite import Invite
@@ -53,7 +55,12 @@ def serve(home: Path, path: Path) -> None:
     home.mkdir(parents=True)
     invite, stop = Invite.load(path), threading.Event()
     key = load_or_create_key(home / "client.key")
-    enrol(invite, key.public_key())
+    while True:
+        try:
+            enrol(invite, key.public_key())
+            break
+        except ConnectionFailure:  # a server lets so many join in a minute; the rest come later
+            time.sleep(5.0)
     (home / "ca.pem").write_text(invite.ca_pem)
 
     def show(event: NodeEvent) -> None:
