@@ -75,7 +75,7 @@ def figures(found: dict[str, Found]) -> dict[str, Any]:
     note("bytes_up_over_float32", growth.get("bytes_up_over_float32"), sent)
     parts = found.get("forecasting", {}).get("results", [])
     methods = {one["model"]: one for part in parts[:1] for one in part["methods"]}
-    quick, plain = methods.get("trend-small (int8)"), methods.get("trend-small")
+    quick, plain = methods.get("trend-small (int8)"), methods.get("trend-small (torch)")
     note("forecast_series_per_second", (quick or plain or {}).get("per_second"), methods)
     note("int8_speedup", quick["per_second"] / plain["per_second"] if quick and plain else None, None)
     startup = found.get("startup", {})
@@ -256,10 +256,13 @@ def pictures(found: dict[str, Found], folder: Path) -> None:
     if "growth" in found:
         rows_ = found["growth"]["rows"]
         figure = Figure(figsize=(7.6, 2.4), layout="constrained")
+        seconds = [one for row in rows_.values() for one in row["cpu_s"]]
+        lowest, highest = min(seconds), max(seconds)
         for place, (name, row) in enumerate(rows_.items(), start=1):
             axes = figure.add_subplot(1, len(rows_), place)
             axes.loglog(row["sizes"], row["cpu_s"], "o-", color="#0b6e7f", base=2)
             axes.set_title(f"{name}: power {row['exponent']:.2f}", fontsize=9)
+            axes.set_ylim(0.8 * lowest, 1.25 * highest)  # one scale for all, so that slopes can be compared
             axes.tick_params(labelsize=7)
         saved(figure, "growth")
 
