@@ -101,10 +101,11 @@ class Workplace:
             self.home.save_data_source(source)
         words = {"D": "days", "W": "weeks", "M": "months"}[panel.freq]
         warnings = [finding for finding in panel.findings if finding.severity == "warning"]
+        noun = "warning" if len(warnings) == 1 else "warnings"
         console.print(
             f"Sales: {panel.n_series} series of {words}, {panel.start.date()} to {panel.calendar_end.date()}"
             + (" as declared" if panel.until is not None else "")
-            + (f"; {len(warnings)} warnings (trend-client check shows them)" if warnings else "")
+            + (f"; {len(warnings)} {noun} (trend-client check shows them)" if warnings else "")
             + "."
         )
         return panel
