@@ -36,6 +36,14 @@ _MARKER: Final = ".trend-demo"
 _SHOWN: Final = ("seasonal-naive", "auto-ets", "zero-shot", "shared", "personal", "chosen")
 
 
+def closing_hint(out: Path, name: str) -> str:
+    """What to type to see all that a retailer of the demo sent.
+
+    The demo keeps the heads of its ledgers in ``out``, not in the user's own state folder, so the command names them.
+    """
+    return f"TREND_STATE_HOME={out / 'state' / name} trend-client sent --home {out / 'homes' / name}"
+
+
 def demo(
     out: Path, *, retailers: int = 3, rounds: int = 8, epsilon: float = 4.0, seed: int = 1, patience_s: float = 900.0
 ) -> None:
@@ -229,6 +237,4 @@ def _summary(out: Path, names: Sequence[str], seconds: float) -> None:
     console.print(privacy)
     for name in names:
         console.print(f"{name}: {found[name]['report']}", soft_wrap=True)
-    console.print(
-        f"Done in {seconds:.0f} s. Look also at: trend-client sent --home {out / 'homes' / names[0]}", soft_wrap=True
-    )
+    console.print(f"Done in {seconds:.0f} s. Look also at: {closing_hint(out, names[0])}", soft_wrap=True)
