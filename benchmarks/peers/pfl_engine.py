@@ -17,7 +17,7 @@ from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.hyperparam import NNTrainHyperParams
 from pfl.model.pytorch import PyTorchModel
-from work import BATCH, Stopwatch, arguments, batches, finish, generator
+from work import BATCH, arguments, batches, finish, generator
 
 from trend_common import adapters
 from trend_common.backbones.base import Backbone, Batch
@@ -73,25 +73,23 @@ def main() -> None:
     )
     dataset = FederatedDataset(lambda n: users[n], lambda: next(order))
     backend = SimulatedBackend(training_data=dataset, val_data=dataset)
-    watch = Stopwatch()
-    with watch:
-        FederatedAveraging().run(
-            backend=backend,
-            model=model,
-            algorithm_params=NNAlgorithmParams(
-                central_num_iterations=work.rounds,
-                evaluation_frequency=Never(1),
-                train_cohort_size=work.clients,
-                val_cohort_size=None,
-            ),
-            model_train_params=NNTrainHyperParams(
-                local_num_epochs=1,
-                local_batch_size=BATCH,
-                local_learning_rate=plan.local_learning_rate,
-                local_max_grad_norm=1.0,
-            ),
-            callbacks=[],
-        )
+    FederatedAveraging().run(
+        backend=backend,
+        model=model,
+        algorithm_params=NNAlgorithmParams(
+            central_num_iterations=work.rounds,
+            evaluation_frequency=Never(1),
+            train_cohort_size=work.clients,
+            val_cohort_size=None,
+        ),
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1,
+            local_batch_size=BATCH,
+            local_learning_rate=plan.local_learning_rate,
+            local_max_grad_norm=1.0,
+        ),
+        callbacks=[],
+    )
     after = adapters.export(engine.backbone)
     finish({name: after[name] for name in prepared.initial}, training=float("nan"), out=out)
 

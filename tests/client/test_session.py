@@ -352,3 +352,12 @@ def test_a_device_that_fails_the_self_test_never_trains(world: World, monkeypatc
     assert "not those of single series" in session.declined
     monkeypatch.undo()
     assert world.session().describe(world.plan, world.frozen).answer == "accepted"
+
+
+def test_the_ledger_notes_that_an_answer_went_out(world: World) -> None:
+    session = world.session()
+    session.describe(world.plan, world.frozen)
+    session.train(world.order(1, world.initial), world.initial)
+    path = world.home.ledger_folder / "ledger.jsonl"
+    kinds = [kind for kind in ("reserve", "seal", "sent") if f'"{kind}"' in path.read_text("utf-8")]
+    assert kinds == ["reserve", "seal", "sent"]

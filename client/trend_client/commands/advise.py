@@ -21,7 +21,7 @@ from trend_client.options import (
 from trend_common.console import console
 
 if TYPE_CHECKING:
-    from trend_client.advise import Advice
+    from trend_client.advise import Advice, Facts
     from trend_client.engine import Engine
     from trend_client.outcome import Model
     from trend_client.workplace import Workplace
@@ -82,8 +82,8 @@ def after_a_run(place: Workplace) -> None:
         return
 
 
-def _found(place: Workplace, panel: SalesPanel, engine: Engine, model: Model, facts: object) -> Advice:
-    from trend_client.advise import Facts, advise, measure
+def _found(place: Workplace, panel: SalesPanel, engine: Engine, model: Model, facts: Facts | None) -> Advice:
+    from trend_client.advise import advise, measure
     from trend_client.backtest import baseline_forecasters
 
     forecasters = dict(baseline_forecasters(("seasonal-naive", "same-phase-mean")))
@@ -96,7 +96,7 @@ def _found(place: Workplace, panel: SalesPanel, engine: Engine, model: Model, fa
         measured,
         units=panel.n_series,
         min_units=policy.min_units,
-        facts=facts if isinstance(facts, Facts) else None,
+        facts=facts,
         remaining=max(policy.epsilon_total - budget.epsilon_spent, 0.0),
     )
 
