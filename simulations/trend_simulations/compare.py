@@ -107,6 +107,7 @@ class Comparison:
                 {
                     "name": case.retailer.name,
                     "series": case.retailer.series,
+                    "volume": round(float(np.nansum(case.data.windows.history(case.data.train_end))), 1),
                     "fingerprint": fingerprint(case.retailer.panel),
                     "validation": str(case.cut.validation.date()),
                     "test": str(case.cut.test.date()),
