@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from trend_common.backbones.base import Backbone
 from trend_common.errors import PolicyError, UsageError
 from trend_common.files import fsync_directory
+from trend_common.lora_layers import quicken
 from trend_common.protocol import AdapterPlan
 from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
 
@@ -73,6 +74,7 @@ def attach(
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         torch.manual_seed(seed)
         backbone.core = get_peft_model(core, config)
+    quicken(backbone.core)
     backbone.eval()
     set_trained(backbone, train)
 

@@ -5,9 +5,11 @@ careful. A calibration moves each quantile q about the forecast's own median m, 
 
     q' = m + below · (q − m)  where q < m,        q' = m + above · (q − m)  where q > m
 
-Medians and means stay, quantiles never cross, and no sales become negative. It is a recalibration (Kuleshov, Fenner
-and Ermon 2018, arXiv:1807.00263) by factors as in normalised conformal regression (Romano, Patterson and Candès 2019,
-arXiv:1905.03222), but fitted to the quantile loss over all levels rather than to the coverage of one interval.
+Medians and means stay, quantiles never cross, and no sales become negative. A quantile of 0 stays: it says how likely
+nothing is sold, which no spread can change, and moved up it would leave out every day without a sale. It is a
+recalibration (Kuleshov, Fenner and Ermon 2018, arXiv:1807.00263) by factors as in normalised conformal regression
+(Romano, Patterson and Candès 2019, arXiv:1905.03222), but fitted to the quantile loss over all levels rather than to
+the coverage of one interval.
 
 The loss is convex in a factor and its lowest point is a weighted quantile of (y − m) / (q − m), so the fit is exact.
 Then it is shrunk, on the log scale, and the evidence is counted in windows, since the series of one window share its
@@ -125,6 +127,7 @@ class Calibration(BaseModel):
         at_median = np.isclose(forecast.levels, _MIDDLE, rtol=0, atol=1e-9)
         moved = np.where(at_median, forecast.quantiles, moved)
         moved = np.where(forecast.quantiles >= 0, np.maximum(moved, 0.0), moved)
+        moved = np.where(_nothing(forecast), 0.0, moved)
         # Rounding may leave neighbours out of order in the last place.
         return Forecast(forecast.ids, forecast.ds, forecast.levels, np.sort(moved, axis=-1), forecast.mean)
 
@@ -171,7 +174,7 @@ class _Side:
         middle = forecast.median[..., None]
         distance = forecast.quantiles[..., wanted] - middle
         share = np.broadcast_to(levels[wanted] if self._above else 1 - levels[wanted], distance.shape)
-        usable = ~np.isnan(y)[..., None] & (np.abs(distance) > 0)
+        usable = ~np.isnan(y)[..., None] & (np.abs(distance) > 0) & ~_nothing(forecast)[..., wanted]
         before = len(self.all_rows())
         for row, name in enumerate(forecast.ids):
             kept = usable[row]
@@ -190,6 +193,11 @@ class _Side:
         """A series' own factor, shrunk towards its panel's."""
         rows = self.rows.get(name, [])
         return _between(panel, _fit(rows), (len(rows) - 1) / (len(rows) - 1 + _PRIOR_SERIES)) if rows else panel
+
+
+def _nothing(forecast: Forecast) -> NDArray[np.bool_]:
+    """[S, H, Q] quantiles that stand for no sale at all: 0 where none is below."""
+    return np.asarray((forecast.quantiles == 0) & (forecast.quantiles[..., :1] == 0))
 
 
 def _panel(sides: Sequence[_Side]) -> tuple[float, float]:

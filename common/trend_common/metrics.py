@@ -24,6 +24,7 @@ __all__ = [
     "coverage",
     "mase",
     "pinball",
+    "pit_coverage",
     "rmse",
     "rmsse",
     "seasonal_error",
@@ -128,6 +129,31 @@ def coverage(y: Array, forecast: Forecast, nominal: float) -> float:
     known = ~np.isnan(y)
     inside = (y >= low) & (y <= high)
     return float(inside[known].mean()) if known.any() else float("nan")
+
+
+def pit_coverage(y: Array, forecast: Forecast, nominal: float) -> float:
+    """Share of the known values inside the central interval by their place in the forecast distribution.
+
+    A value's place is F(y), the probability integral transform. Where the distribution has an atom at the value (no
+    sale, a closed day) its place is anywhere between F(y−) and F(y), and counts by the part of that stretch inside
+    (Czado, Gneiting and Held, Biometrics 65, 2009): a forecast that is right is covered with exactly ``nominal``,
+    while :func:`coverage` counts all zeros as inside as soon as one end of the interval is 0. Between two stored
+    levels F is linear.
+    """
+    edges = np.concatenate([[0.0], np.asarray(forecast.levels), [1.0]])
+    count = len(forecast.levels)
+    below = (forecast.quantiles < y[..., None]).sum(axis=-1)
+    upto = (forecast.quantiles <= y[..., None]).sum(axis=-1)
+    tied = upto > below
+    start = edges[below + (tied & (below > 0))]
+    # Several equal quantiles up to the highest level: nothing is thought to lie above.
+    end = edges[np.where(tied & ((upto < count) | (upto - below == 1)), upto, upto + 1)]
+    low, high = (1 - nominal) / 2, (1 + nominal) / 2
+    inside = np.clip(np.minimum(end, high) - np.maximum(start, low), 0.0, None)
+    # A value on a single quantile has a point for its place, not a stretch.
+    share = np.where(end > start, inside / np.maximum(end - start, 1e-12), (start >= low) & (start <= high))
+    known = ~np.isnan(y)
+    return float(share[known].mean()) if known.any() else float("nan")
 
 
 def _ratio(numerator: float, denominator: float) -> float:

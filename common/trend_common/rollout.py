@@ -19,10 +19,13 @@ from torch import Tensor
 from trend_common.backbones.base import LEVELS, Batch, ForecastOutput
 from trend_common.covariates import INDEX, SEASON
 
-__all__ = ["PATHS", "Forecaster", "forecast_steps", "mixture"]
+__all__ = ["PATHS", "UNSURE", "Forecaster", "forecast_steps", "mixture", "with_no_sale"]
 
 PATHS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Quantile levels whose trajectories are followed."""
+
+UNSURE: Final = 0.1
+"""Probabilities of no sale that are too low to be told from none: on earlier windows using them gained nothing."""
 
 _GRID: Final = 99
 
@@ -48,7 +51,8 @@ def forecast_steps(
         horizon: Any number of steps.
 
     Returns:
-        [N, horizon, Q] quantiles and [N, horizon] means; steps that are known to be closed are 0.
+        [N, horizon, Q] quantiles and [N, horizon] means; steps that are known to be closed are 0, and quantiles up to
+        the probability of no sale, where the backbone gives it.
     """
     first = min(horizon, backbone.max_horizon)
     batch = window(origin, first)
@@ -97,8 +101,26 @@ def _closing(batch: Batch, known_ahead: Tensor, done: int) -> Batch:
 
 def _block(backbone: Forecaster, batch: Batch) -> tuple[Tensor, Tensor]:
     out = backbone(batch)
+    quantiles = out.quantiles
+    if out.no_sale is not None:
+        quantiles = with_no_sale(quantiles, out.no_sale)
     open_steps = 1.0 - batch.future_cov[..., INDEX["closed"]]
-    return out.quantiles * open_steps[..., None], out.mean * open_steps
+    return quantiles * open_steps[..., None], out.mean * open_steps
+
+
+def with_no_sale(quantiles: Tensor, no_sale: Tensor) -> Tensor:
+    """Quantiles that agree with the probability that nothing is sold: 0 up to that level.
+
+    A continuous quantile function puts a little above 0 what is 0, and the lower end of an interval that should hold
+    the days without a sale leaves them all out. Probabilities up to :data:`UNSURE` are left alone.
+
+    Args:
+        quantiles: [N, H, Q].
+        no_sale: [N, H] probability of no sale.
+    """
+    levels = torch.tensor(LEVELS, device=quantiles.device, dtype=no_sale.dtype)
+    nothing = (levels <= no_sale[..., None]) & (no_sale > UNSURE)[..., None]
+    return quantiles.masked_fill(nothing, 0.0)
 
 
 def _at(quantiles: Tensor, level: float) -> Tensor:

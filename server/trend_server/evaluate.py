@@ -26,6 +26,7 @@ from trend_common.calibration import Calibration
 from trend_common.covariates import DEFAULT_HORIZON
 from trend_common.errors import DataError, UsageError
 from trend_common.forecasts import Forecast
+from trend_common.metrics import pit_coverage
 from trend_common.panel import SalesPanel, read
 from trend_common.predicting import predict
 from trend_common.quick import Engine
@@ -45,13 +46,14 @@ __all__ = [
     "relative",
 ]
 
-MEASURES: Final = ("wape", "mase", "rmse", "sql", "wql", "coverage80", "coverage90")
+MEASURES: Final = ("wape", "mase", "rmse", "sql", "wql", "coverage80", "coverage90", "pit80", "pit90")
 REFERENCE: Final = "seasonal-naive"
 RELATIVE: Final = ("sql", "mase", "wql")
 """Measures that are compared over data sets, as a ratio to a reference."""
 CALIBRATED: Final = "+calibrated"
 """What the name of a backbone ends with whose spread was set right."""
 
+_PLACES: Final = ("pit80", "pit90")
 _FEWEST_WINDOWS: Final = 4
 """Earlier windows without which no spread is touched: two say more about their own weather than about the model."""
 
@@ -101,17 +103,25 @@ class Settings:
 
 @dataclass
 class Result:
-    """One method on one data set; ``scores`` has one entry a window."""
+    """One method on one data set; ``scores`` and ``places`` have one entry a window.
+
+    ``places`` are :func:`trend_common.metrics.pit_coverage` of the 80 and the 90 % interval, ``pit80`` and ``pit90``.
+    """
 
     data: str
     model: str
     scores: list[Score] = field(default_factory=list)
+    places: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0.0
     heads: HeadScores = field(default_factory=HeadScores)
 
     def mean(self, key: str) -> float:
         """Mean over the windows on which the measure is defined; NaN where there is none."""
-        found = [value for one in self.scores if not math.isnan(value := float(one[key]))]  # type: ignore[literal-required]
+        if key in _PLACES:
+            values = [one[_PLACES.index(key)] for one in self.places]
+        else:
+            values = [float(one[key]) for one in self.scores]  # type: ignore[literal-required]
+        found = [value for value in values if not math.isnan(value)]
         return sum(found) / len(found) if found else math.nan
 
     def to_json(self) -> dict[str, Any]:
@@ -286,7 +296,9 @@ def _compare(
             continue
         y, scale = truth.select(ids).y, scale_of(panel, ids, origins[0])
         for name, forecast in made.items():
-            results[name].scores.append(score(y, forecast.select(ids), scale))
+            scored = forecast.select(ids)
+            results[name].scores.append(score(y, scored, scale))
+            results[name].places.append((pit_coverage(y, scored, 0.8), pit_coverage(y, scored, 0.9)))
         phases = made[_PHASES] if _PHASES in made else baseline_forecast([_PHASES], known, origin, horizon)[_PHASES]
         for name, backbone in backbones.items():
             windows = asked[name].windows(origin)

@@ -12,8 +12,8 @@ from trend_server.evaluate import RELATIVE, Evaluation, Result
 
 __all__ = ["data_table", "markdown", "summary_table"]
 
-_SHOWN: Final = ("sql", "mase", "wql", "wape", "coverage80", "coverage90")
-_COLUMNS: Final = ("data", "model", "SQL", "MASE", "WQL", "WAPE", "80 %", "90 %", "series", "s")
+_SHOWN: Final = ("sql", "mase", "wql", "wape", "coverage80", "coverage90", "pit80", "pit90")
+_COLUMNS: Final = ("data", "model", "SQL", "MASE", "WQL", "WAPE", "80 %", "90 %", "80 % PIT", "90 % PIT", "series", "s")
 _BEST: Final = _SHOWN[:4]
 _SUMMARY: Final = ("relative to", "model", "SQL", "MASE", "WQL", "data sets", "better on")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +178,25 @@ def test_the_shipped_backbone_sees_a_weekly_pattern_a_promotion_and_a_closed_wee
     on = promo[364:].numpy() > 0
     lift = (median[1][on] / median[0][on]).mean()
     assert lift > 1.4, f"promotions doubled sales in the past; the forecast lifts them {lift:.2f} times"
+
+
+def test_the_configured_spread_moves_quantiles_of_its_frequency_about_the_median(tmp_path: Path) -> None:
+    wide = shipped_folder("trend-small")
+    config = json.loads((wide / "config.json").read_text())
+    folders = {}
+    for name, spread in (("plain", [1.0, 1.0, 1.0]), ("narrow", [1.0, 0.5, 1.0])):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "config.json").write_text(json.dumps({**config, "spread": spread}))
+        shutil.copy(wide / "model.safetensors", folders[name])
+    plain, narrow = (load_backbone(str(folder)) for folder in folders.values())
+    batch = random_batch(6, context=112, horizon=14, freq="D", seed=1)
+    for number, same in ((0, True), (1, False), (2, True)):
+        ours = replace(batch, freq=torch.full_like(batch.freq, number))
+        with torch.inference_mode():
+            before, after = plain(ours).quantiles, narrow(ours).quantiles
+        middle = LEVELS.index(0.5)
+        torch.testing.assert_close(before[..., middle], after[..., middle], rtol=1e-4, atol=1e-4)
+        wide_one, other = (float((one[..., -2] - one[..., 1]).sum()) for one in (before, after))
+        assert other == pytest.approx(wide_one, rel=1e-5) if same else other < 0.7 * wide_one
+    assert backbone_sha256(narrow) != backbone_sha256(plain)

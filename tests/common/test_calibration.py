@@ -200,3 +200,31 @@ def test_what_does_not_fit_together_is_named() -> None:
         Calibration.fit([(y, forecast)], np.ones(2))
     with pytest.raises(ValueError, match=r"y: shape"):
         Calibration.fit([(y[:2], forecast)], np.ones(3))
+
+
+def test_days_without_a_sale_stay_inside_however_narrow_it_becomes() -> None:
+    """Half of all days sell nothing, as forecast; the others are quieter than thought."""
+    rng = np.random.default_rng(12)
+    past = []
+    for _ in range(6):
+        y, forecast = made(40, 10, rng, width=2.5)
+        sold = rng.random(y.shape) < 0.5
+        quantiles = forecast.quantiles.copy()
+        quantiles[..., np.asarray(LEVELS) <= 0.5] = 0.0
+        past.append((y * sold, Forecast.repaired(forecast.ids, forecast.ds, quantiles, quantiles.mean(-1))))
+    fitted = Calibration.fit(past[:5], np.ones(40))
+    y, forecast = past[5]
+    after = fitted.apply(forecast)
+    assert fitted.above < 0.95
+    assert_array_equal(after.quantiles == 0, forecast.quantiles == 0)
+    few = Forecast.repaired(forecast.ids, forecast.ds, np.maximum(forecast.quantiles - 1.0, 0.0), forecast.mean)
+    assert_array_equal(Calibration(below=0.3).apply(few).quantiles == 0, few.quantiles == 0)
+
+
+def test_quantiles_of_zero_say_nothing_about_the_spread_below() -> None:
+    y, forecast = made(40, 8, np.random.default_rng(13))
+    quantiles = forecast.quantiles.copy()
+    quantiles[..., np.asarray(LEVELS) < 0.5] = 0.0
+    sparse = Forecast.repaired(forecast.ids, forecast.ds, quantiles, quantiles.mean(-1))
+    fitted = Calibration.fit([(y, sparse)] * 6, np.ones(40), own=False)
+    assert fitted.below == pytest.approx(1.0, abs=0.2), "with them it would be narrowed as far as is believed"

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy.stats import poisson
 
 from trend_common import metrics
 from trend_common.forecasts import LEVELS, Forecast, level_name
+from trend_common.metrics import coverage, pit_coverage
 
 Array = np.ndarray
 
@@ -159,3 +161,30 @@ def test_quantile_losses_are_averaged_over_the_nine_deciles() -> None:
 
 def test_the_example_in_the_docstring() -> None:
     assert metrics.wape(np.array([[10.0, 0.0, 30.0]]), np.array([[12.0, 1.0, 27.0]])) == pytest.approx(0.15)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.2, 1.0, 4.0]))
+def test_counts_are_covered_by_their_place_as_often_as_they_should_be(seed: int, rate: float) -> None:
+    """The true distribution of sparse counts: its intervals hold more than nominal, its places nominal."""
+    rng = np.random.default_rng(seed)
+    fine = tuple(np.arange(1, 200) / 200)
+    y = rng.poisson(rate, (1, 4000)).astype(float)
+    dates = np.datetime64("2024-01-01", "D") + np.arange(4000)
+    quantiles = np.broadcast_to(poisson.ppf(fine, rate), (1, 4000, len(fine))).copy()
+    right = Forecast(("s",), dates[None], fine, quantiles, np.full((1, 4000), rate))
+    assert abs(pit_coverage(y, right, 0.8) - 0.8) < 0.03
+    assert coverage(y, right, 0.8) > 0.85
+    assert pit_coverage(y + 3, right, 0.8) < 0.6, "one that is wrong is found out"
+
+
+def test_a_place_is_a_stretch_where_values_tie() -> None:
+    """Levels .2, .5, .8: nothing sold up to .5, then 10."""
+    dates = np.datetime64("2024-01-01", "D") + np.arange(4)
+    quantiles = np.tile([0.0, 0.0, 10.0], (1, 4, 1))
+    made = Forecast(("s",), dates[None], (0.2, 0.5, 0.8), quantiles, np.zeros((1, 4)))
+    at = [pit_coverage(np.array([[y, np.nan, np.nan, np.nan]]), made, 0.6) for y in (0.0, 5.0, 10.0, 11.0)]
+    assert at == pytest.approx([0.3 / 0.5, 1.0, 1.0, 0.0])
+    assert np.isnan(pit_coverage(np.full((1, 4), np.nan), made, 0.6))
+    closed = Forecast(("s",), dates[None], (0.2, 0.5, 0.8), np.zeros((1, 4, 3)), np.zeros((1, 4)))
+    assert pit_coverage(np.zeros((1, 4)), closed, 0.6) == pytest.approx(0.6), "a known closed day counts as nominal"

@@ -13,7 +13,7 @@ from trend_common.backbones import LEVELS, load_backbone
 from trend_common.backbones.base import Backbone
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.predicting import predict
-from trend_common.rollout import mixture
+from trend_common.rollout import UNSURE, mixture, with_no_sale
 from trend_common.windows import PanelWindows
 
 STEPS = 300
@@ -84,3 +84,24 @@ def test_the_mixture_of_equal_forecasts_is_the_forecast_and_of_unlike_ones_is_wi
     assert (unlike[..., 1] < 11).all()
     assert (unlike[..., -2] > 34).all()
     assert (unlike.diff(dim=-1) >= 0).all()
+
+
+def test_quantiles_agree_with_the_probability_of_no_sale() -> None:
+    quantiles = torch.arange(1.0, 1 + len(LEVELS)).expand(1, 4, -1)
+    found = with_no_sale(quantiles, torch.tensor([[0.0, UNSURE, 0.3, 0.97]]))
+    levels = torch.tensor(LEVELS)
+    assert torch.equal(found[0, :2], quantiles[0, :2]), "too unlikely to be told from never"
+    assert torch.equal(found[0, 2] == 0, levels <= 0.3)
+    assert torch.equal(found[0, 3] == 0, levels <= 0.97)
+    assert torch.equal(found[0, 2][levels > 0.3], quantiles[0, 2][levels > 0.3])
+
+
+def test_a_product_that_hardly_sells_has_days_without_a_sale_in_its_interval() -> None:
+    rng = np.random.default_rng(1)
+    dates = pd.date_range("2024-01-01", periods=STEPS)
+    units = rng.poisson(20, STEPS) * (rng.random(STEPS) < 0.25)
+    panel = from_frame(pd.DataFrame({"date": dates, "store": "s", "product": "p", "units": units}), freq="D")
+    made = predict(load_backbone("trend-small"), windows_of(panel, 28), origin=STEPS, horizon=28)
+    assert (made.quantile(0.1) == 0).all()
+    assert (made.median == 0).mean() > 0.5
+    assert (made.mean > 0).all()

@@ -34,7 +34,11 @@ __all__ = ["Prepared", "TrendBackbone", "TrendConfig", "TrendForecast", "TrendMo
 
 
 class TrendConfig(PretrainedConfig):
-    """Configuration of :class:`TrendModel`; ``patch``, ``max_context`` and ``max_horizon`` are in steps."""
+    """Configuration of :class:`TrendModel`; ``patch``, ``max_context`` and ``max_horizon`` are in steps.
+
+    ``spread`` has a factor for each of :data:`trend_common.covariates.FREQUENCIES`, by which the quantiles lie nearer
+    to the median, or farther from it, than pretraining put them.
+    """
 
     model_type = "trend"
 
@@ -54,6 +58,7 @@ class TrendConfig(PretrainedConfig):
         mean_weight: float = 0.1,
         zero_weight: float = 0.05,
         trend_weight: float = 0.02,
+        spread: tuple[float, ...] = (1.0,) * len(FREQUENCIES),
         **kwargs: Any,
     ) -> None:
         self.d_model = d_model
@@ -70,6 +75,7 @@ class TrendConfig(PretrainedConfig):
         self.mean_weight = mean_weight
         self.zero_weight = zero_weight
         self.trend_weight = trend_weight
+        self.spread = list(spread)
         super().__init__(**kwargs)
 
 
@@ -133,6 +139,7 @@ class Prepared:
         visible: [N, 1 + P] true where a token may be attended to.
         n_future: F.
         scale, spread: [N].
+        width: [N] the configuration's factor of the spread.
         values, known: [N, L] over the scale, and 1 where known.
         options, allowed: [N, H, K] simple forecasts over the scale, and 1 where there is one.
     """
@@ -143,6 +150,7 @@ class Prepared:
     n_future: int
     scale: Tensor
     spread: Tensor
+    width: Tensor
     values: Tensor
     known: Tensor
     options: Tensor
@@ -173,6 +181,7 @@ class TrendModel(PreTrainedModel):
         self.head2 = nn.Linear(d, patch * (len(config.levels) + 2 + N_SIMPLE))
         self.trend = nn.Linear(d, len(TREND_CLASSES))
         self.register_buffer("levels", torch.tensor(config.levels), persistent=False)
+        self.register_buffer("width", torch.tensor(config.spread), persistent=False)
         for name, table in TABLES.items():
             self.register_buffer(name, torch.tensor([table[freq] for freq in FREQUENCIES]), persistent=False)
         self.post_init()
@@ -193,6 +202,7 @@ class TrendModel(PreTrainedModel):
         elif isinstance(module, TrendModel):
             # Non-persistent buffers are not in a checkpoint, so they are rebuilt wherever the model is made.
             init.copy_(module.levels, torch.tensor(self.config.levels))
+            init.copy_(module.width, torch.tensor(self.config.spread))
             for name, table in TABLES.items():
                 init.copy_(getattr(module, name), torch.tensor([table[freq] for freq in FREQUENCIES]))
 
@@ -280,6 +290,7 @@ class TrendModel(PreTrainedModel):
             n_future=n_future,
             scale=scale,
             spread=spread,
+            width=self.width[freq],
             values=x,
             known=known,
             options=simple.ahead[:, :horizon],
@@ -323,7 +334,10 @@ class TrendModel(PreTrainedModel):
         no_sale, options = out[..., n_levels + 1], ready.options
         weights = torch.softmax(out[..., n_levels + 2 :] + (ready.allowed - 1) * 30.0, -1)
         base = (weights * torch.asinh(options)).sum(-1)
-        scaled = base[..., None] + out[..., :n_levels] * ready.spread[:, None, None]
+        residual, middle = out[..., :n_levels], out[..., n_levels // 2, None]
+        if any(factor != 1.0 for factor in config.spread):
+            residual = middle + (residual - middle) * ready.width[:, None, None]
+        scaled = base[..., None] + residual * ready.spread[:, None, None]
         log_mean = out[..., n_levels] + torch.log((weights * options).sum(-1) + 0.1)
         mean = torch.exp(log_mean.clamp(-8.0, 5.0))
 

@@ -86,7 +86,7 @@ class PerSeriesGradients:
             if "forward" in vars(layer):
                 raise PolicyError(f"The forward of {name} is already replaced by something else.", _HINT)
         for name, layer in self._layers.items():
-            layer.forward = _replacement(self, name, layer)  # type: ignore[method-assign, assignment]
+            layer.forward = _PerUnitForward(self, name, layer)  # type: ignore[method-assign, assignment]
         self._attached = True
         self._clear()
         return self
@@ -229,14 +229,29 @@ def _rows_per_window(modules: dict[str, nn.Module]) -> int:
     return declared.pop() if declared else 1
 
 
-def _replacement(owner: PerSeriesGradients, name: str, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
+class _PerUnitForward:
+    """The forward of one trainable layer while gradients are taken for each unit.
+
+    A layer that computes several at once (:class:`trend_common.lora_layers.LoraLinear`) does not call it, and hands
+    in its gradients by :meth:`keep`.
+    """
+
+    def __init__(self, owner: PerSeriesGradients, name: str, layer: nn.Linear) -> None:
+        self._owner, self._name, self._layer = owner, name, layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer = self._layer
         if not torch.is_grad_enabled():
             return F.linear(x, layer.weight, layer.bias)
-        units = owner._units(name, x.shape[0] if x.dim() > 1 else 0)
-        return _PerUnitLinear.apply(x, layer.weight, layer.bias, units)  # type: ignore[no-any-return, no-untyped-call]
+        return _PerUnitLinear.apply(x, layer.weight, layer.bias, self.units(x))  # type: ignore[no-any-return, no-untyped-call]
 
-    return forward
+    def units(self, x: Tensor) -> int:
+        """Number of units in ``x`` [rows, ..., features], after a check that its rows are the batch's own."""
+        return self._owner._units(self._name, x.shape[0] if x.dim() > 1 else 0)
+
+    def keep(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Add [units, *shape] to what ``parameter`` has."""
+        _accumulate(parameter, gradient)
 
 
 class _PerUnitLinear(torch.autograd.Function):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trend_common.errors import PolicyError
+from trend_common.lora_layers import by_peft
 from trend_common.privacy.per_series import PerSeriesGradients
 
 __all__ = ["SelfTestReport", "run_selftest"]
@@ -140,7 +141,8 @@ def _parity(
         for unit in range(_rows(batch) // k):
             alone = _take(batch, slice(unit * k, (unit + 1) * k))
             parameters = gradients.parameters
-            loss = model(alone).loss_per_sample.mean()
+            with by_peft(model):
+                loss = model(alone).loss_per_sample.mean()
             expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             if not bool(torch.isfinite(loss)):
                 problems.append("the loss of a synthetic window is not finite")

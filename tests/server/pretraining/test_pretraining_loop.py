@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,24 @@ def test_it_starts_from_given_weights(tmp_path: Path, tiny: MakeRecipe, tiny_bac
         pretrain_in_processes(recipe.model_copy(update={"init": str(out)}), Run(tmp_path / "out"), 1)
     with pytest.raises(TrendError, match="nowhere"):
         pretrain_in_processes(tiny(init=str(tmp_path / "nowhere")), Run(tmp_path / "other"), 1)
+
+
+@pytest.mark.usefixtures("_no_validation")
+def test_a_spread_set_right_before_is_not_trained_against(
+    tmp_path: Path, tiny: MakeRecipe, tiny_backbone: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(tiny_backbone, start)
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps({**config, "spread": [1.0, 0.5, 1.0]}))
+    made = {
+        name: pretrain_in_processes(
+            tiny(init=str(folder), steps=1, warmup=0, decay=0, learning_rate=1e-3), Run(tmp_path / name), 1
+        )
+        for name, folder in (("with", start), ("without", tiny_backbone))
+    }
+    assert same(weights(made["with"]), weights(made["without"]))
+    assert json.loads((made["with"] / "config.json").read_text())["spread"] == [1.0, 1.0, 1.0]
 
 
 class Foreign(nn.Module):
