@@ -19,6 +19,7 @@ from trend_client.training import TrainingData, fit
 from trend_common import adapters
 from trend_common.backbones.base import Batch
 from trend_common.tensors import Tensors
+from trend_simulations.boosted import choose_boosted
 from trend_simulations.cases import Adapter, Case, Model
 from trend_simulations.federation import Outcome, announce, federate_in_process, members
 from trend_simulations.settings import (
@@ -77,7 +78,9 @@ def run_models(study: Study, arm: str) -> list[Model]:
         One model for each case.
     """
     name, epsilon = split_arm(arm)
-    if name in BLENDS:
+    if name == "lightgbm":
+        found = [Model(((choose_boosted(case), 1.0),)) for case in study.cases]
+    elif name in BLENDS:
         parts = [_with(part, epsilon) for part in BLENDS[name]]
         found = [_blend(study, case, row, parts) for row, case in enumerate(study.cases)]
         study.notes[arm] = ", ".join(
@@ -139,6 +142,10 @@ def _run(study: Study, arm: str) -> list[Adapter]:
         return _personal(study, shared, study.settings.local, arm)
     if name == "central":
         return [_central(study)] * len(study.cases)
+    if name in ("grouped", "grouped-dp"):
+        from trend_simulations.grouped import grouped
+
+        return grouped(study, arm)
     raise ValueError(f"arm: {arm!r} is unknown")
 
 

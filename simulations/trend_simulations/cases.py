@@ -19,6 +19,7 @@ from trend_common.protocol import AdapterPlan
 from trend_common.scoring import Origins, Score, actuals, origins, panel_before, scale_of, score
 from trend_common.tensors import Tensors
 from trend_common.windows import PanelWindows
+from trend_simulations.boosted import BOOSTED, for_case
 from trend_simulations.settings import Settings
 from trend_simulations.sources import Retailer
 
@@ -140,7 +141,9 @@ class Case:
         )
 
     def statistical(self, method: str, origin: pd.Timestamp) -> Forecast:
-        """A statistical method's forecast from ``origin``."""
+        """A statistical method's forecast from ``origin``, or that of the boosted trees."""
+        if method in BOOSTED:
+            return for_case(self, method, origin)
         known = panel_before(self.retailer.panel, origin)
         return baseline_forecast([method], known, origin, self.data.horizon)[method]
 

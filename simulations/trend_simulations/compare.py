@@ -19,7 +19,7 @@ from trend_simulations.arms import Study, run_models
 from trend_simulations.cases import Case, Model, make_case
 from trend_simulations.federation import Outcome
 from trend_simulations.intervals import Interval, bootstrap
-from trend_simulations.settings import ARMS, Settings, split_arm
+from trend_simulations.settings import ARMS, MORE_ARMS, Settings, split_arm
 from trend_simulations.sources import Retailer, fingerprint
 
 __all__ = ["COMPARED_BASELINES", "MEASURES", "RELATIVE", "Comparison", "Watch", "compare"]
@@ -129,6 +129,7 @@ class Comparison:
 
         return {
             "name": case.retailer.name,
+            "group": case.retailer.group,
             "series": case.retailer.series,
             "arms": {arm: one(arm) for arm in self.arms},
             "baselines": {name: one(name) for name in self.baselines},
@@ -188,6 +189,7 @@ def compare(
     engine: Engine | None = None,
     baselines: Sequence[str] = COMPARED_BASELINES,
     watch: Watch | None = None,
+    on_chosen: Callable[[Study], None] = lambda _: None,
 ) -> Comparison:
     """Play and score the arms.
 
@@ -198,12 +200,13 @@ def compare(
         engine: To be used; default: one for the settings' backbone.
         baselines: Statistical methods; the seasonal naive is always among them.
         watch: Told about the progress.
+        on_chosen: Told of each seed when all its choices are made, before the test is looked at.
 
     Raises:
         UsageError: An arm is unknown.
         DataError: No retailer can be scored.
     """
-    wanted = sorted(dict.fromkeys(arms), key=lambda arm: ARMS.index(split_arm(arm)[0]))
+    wanted = sorted(dict.fromkeys(arms), key=lambda arm: (*ARMS, *MORE_ARMS).index(split_arm(arm)[0]))
     watch, started = watch or Watch(), time.perf_counter()
     engine = engine or Engine(settings.backbone, device="cpu")
     cases = _cases(retailers, settings, watch)
@@ -226,6 +229,7 @@ def compare(
         for arm, outcome in study.outcomes.items():
             outcomes.setdefault(arm, []).append(outcome)
         # Everything is chosen; only now is the test window looked at.
+        on_chosen(study)
         watch.stage(f"seed {seed}: test", len(wanted))
         for done, arm in enumerate(wanted, 1):
             for row, (case, model) in enumerate(zip(cases, chosen[arm], strict=True)):

@@ -141,14 +141,18 @@ def members(
     *,
     seed: int,
     on_event: Callable[[str, SessionEvent], None] = lambda _name, _event: None,
+    epsilon_total: float | None = None,
 ) -> list[Member]:
-    """A client for each retailer, with a fresh home under ``root`` and a policy that allows exactly this plan."""
+    """A client for each retailer, with a home under ``root`` and a policy that allows exactly this plan.
+
+    ``epsilon_total`` caps all plans of one home together; by default there is room for this one alone.
+    """
     epsilon = plan.privacy.epsilon if plan.privacy else 1.0
     delta = plan.privacy.delta if plan.privacy else 1e-5
     policy = Policy(
         require_privacy=plan.privacy is not None,
         epsilon_per_federation=epsilon * 1.001,
-        epsilon_total=epsilon * 1.001,
+        epsilon_total=(epsilon_total or epsilon) * 1.001,
         delta_max=delta,
         noise_multiplier_min=1e-3,
         min_units=1,

@@ -85,14 +85,14 @@ class Federation:
         return digest.hexdigest()
 
     def load(self, folder: Path, *, say: Say = lambda _: None) -> list[Retailer]:
-        """Its retailers, with all their sales."""
+        """Its retailers, with all their sales; those of one file, or of one synthetic segment, are a group."""
         if self.synthetic:
             return synthetic(self.synthetic, seed=0, freq=self.freq)
         found: list[Retailer] = []
         for part, path in zip(self.parts, self.files(folder), strict=True):
             some = self._taken(part, path, say)
-            label = "" if len(self.parts) == 1 else f"{path.name.split('.')[0]}-"
-            found += [Retailer(f"{label}{one.name}", one.panel) for one in some]
+            kind = "" if len(self.parts) == 1 else path.name.split(".")[0]
+            found += [Retailer(f"{kind}-{one.name}" if kind else one.name, one.panel, kind) for one in some]
         return found
 
     def _taken(self, part: Part, path: Path, say: Say) -> list[Retailer]:
@@ -160,7 +160,7 @@ def earlier(retailers: list[Retailer], steps: int) -> list[Retailer]:
         if len(calendar) <= steps:
             continue
         known = panel_before(panel, calendar[len(calendar) - steps])
-        found.append(Retailer(one.name, replace(known, future=known.future.iloc[:0])))
+        found.append(replace(one, panel=replace(known, future=known.future.iloc[:0])))
     return found
 
 

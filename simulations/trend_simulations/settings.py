@@ -17,6 +17,7 @@ __all__ = [
     "ARMS",
     "BLENDED_METHOD",
     "BLENDS",
+    "MORE_ARMS",
     "PRIVATE",
     "DpRecipe",
     "LocalRecipe",
@@ -41,7 +42,10 @@ ARMS: Final = (
 )
 """What can be compared."""
 
-PRIVATE: Final = ("federated-dp", "federated-dp-personal", "gated-dp")
+MORE_ARMS: Final = ("lightgbm", "grouped", "grouped-dp")
+"""What can be compared besides, if it is named: they need libraries of their own, or declared groups."""
+
+PRIVATE: Final = ("federated-dp", "federated-dp-personal", "gated-dp", "grouped-dp")
 """Arms that may carry an ε of their own: ``federated-dp@4``."""
 
 BLENDS: Final = {
@@ -124,8 +128,8 @@ def split_arm(arm: str) -> tuple[str, float | None]:
         UsageError: There is no such arm, or it is not a private one and carries an ε.
     """
     name, at, text = arm.partition("@")
-    if name not in ARMS:
-        raise UsageError(f"There is no arm {name!r}.", f"Arms are {', '.join(ARMS)}.")
+    if name not in (*ARMS, *MORE_ARMS):
+        raise UsageError(f"There is no arm {name!r}.", f"Arms are {', '.join((*ARMS, *MORE_ARMS))}.")
     if not at:
         return name, None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,10 +29,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Retailer:
-    """One simulated retailer: a name and its sales."""
+    """One simulated retailer: a name, its sales, and the group that the operator puts it in ("": none)."""
 
     name: str
     panel: SalesPanel
+    group: str = ""
 
     @property
     def series(self) -> int:
@@ -54,7 +55,7 @@ def synthetic(
     from trend_simulations.retailers import make_retailers
 
     made = make_retailers(n, seed=seed, freq=freq, days=days, series=sizes)
-    return [Retailer(one.name, from_frame(one.frame, freq=freq, name=one.name)) for one in made]
+    return [Retailer(one.name, from_frame(one.frame, freq=freq, name=one.name), one.segment) for one in made]
 
 
 def from_files(paths: Sequence[Path], *, freq: Literal["D", "W", "M"] | None = None) -> list[Retailer]:
@@ -160,7 +161,7 @@ def last_history(
             rng = np.random.default_rng(_ORDER_SEED)
             picked = rng.choice(panel.n_series, max_series, replace=False)
             panel = panel.select(panel.ids[row] for row in sorted(picked))
-        kept.append(Retailer(one.name, panel))
+        kept.append(replace(one, panel=panel))
     if not kept:
         raise DataError(
             f"No retailer has enough history for a horizon of {horizon}.", "Use a shorter --horizon or more data."
