@@ -200,16 +200,21 @@ def choose(
         raise ValueError(f"incumbents: {strange[0]!r} is not among the methods {names}")
     # Incumbents first: argmin takes the first of equals, so a newcomer must be strictly better.
     names = [*dict.fromkeys(incumbents), *(name for name in names if name not in incumbents)]
+    twins = _twins(windows, names)
+    names = [name for name in names if name not in twins]
     ids = windows[-1].forecasts[names[0]].ids
     divisor = scale.absolute if scale.usable.any() else np.ones(len(ids))
     divisor = np.where(divisor > 0, divisor, np.nan)
     evidence = _evidence(windows, divisor, names)
     if evidence is None:
-        return Choice(names[0], dict.fromkeys(ids, names[0]), tuple(names), {})
+        return Choice(names[0], dict.fromkeys(ids, names[0]), (*names, *twins), {})
     mean = evidence.mean
-    order = np.argsort(mean, kind="stable")
-    ranking = tuple(names[column] for column in order)
-    losses = {names[column]: float(mean[column]) for column in order}
+    # A twin is told of with the figures of the one that it repeats, and is given nothing.
+    losses: dict[str, float] = {}
+    for column in np.argsort(mean, kind="stable"):
+        alike = [names[column], *(twin for twin, first in twins.items() if first == names[column])]
+        losses |= dict.fromkeys(alike, float(mean[column]))
+    ranking = tuple(losses)
     best = int(np.argmin(mean))
     picked = np.full(len(ids), best)
     judged = np.flatnonzero(~np.isnan(evidence.loss[:, evidence.default]))
@@ -230,6 +235,31 @@ def choose(
         old = min(incumbents, key=lambda name: losses[name])
         found = _measured(Choice(old, dict.fromkeys(ids, old), ranking, losses), windows, divisor)
     return found
+
+
+def _twins(windows: Sequence[Window], names: Sequence[str]) -> dict[str, str]:
+    """Method → the one before it whose very forecasts it makes, of the two that which is in fewer windows.
+
+    A personal model for which no training was better than some is the model that it started from. Two of a kind
+    among the methods would weigh twice without being any better.
+    """
+    there = {name: [window.forecasts[name] for window in windows if name in window.forecasts] for name in names}
+    ordered = sorted(names, key=lambda name: -len(there[name]))  # stable: of equals the earlier stays
+    found: dict[str, str] = {}
+    for number, name in enumerate(ordered):
+        for first in ordered[:number]:
+            if first not in found and all(
+                _same(window.forecasts[first], window.forecasts[name])
+                for window in windows
+                if first in window.forecasts and name in window.forecasts
+            ):
+                found[name] = first
+                break
+    return found
+
+
+def _same(one: Forecast, other: Forecast) -> bool:
+    return np.array_equal(one.quantiles, other.quantiles) and np.array_equal(one.mean, other.mean)
 
 
 def _above_old(choice: Choice, incumbents: Sequence[str]) -> bool:

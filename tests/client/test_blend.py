@@ -169,3 +169,30 @@ def test_small_weights_are_left_out_and_the_largest_stays() -> None:
 
 def test_levels_are_the_ones_that_the_tests_assume() -> None:
     assert len(LEVELS) == len(Z)
+
+
+@pytest.mark.parametrize("style", ["choice", "blend"])
+def test_a_model_that_nothing_was_trained_for_has_no_weight_of_its_own(style: str) -> None:
+    rng = np.random.default_rng(5)
+    made = windows(rng, 40, 3, {"old": 4.0, "zero-shot": 3.0})
+    plain = choose(made, ones(40), incumbents=["old"], style=style)  # type: ignore[arg-type]
+    for window in made[-2:]:  # like a personal model, it may be scored after its training alone
+        window.forecasts["personal"] = window.forecasts["zero-shot"]  # type: ignore[index]
+    found = choose(made, ones(40), incumbents=["old"], style=style)  # type: ignore[arg-type]
+    assert "personal" not in found.shares
+    assert "personal" not in found.used
+    assert found.shares == plain.shares
+    assert found.losses["personal"] == found.losses["zero-shot"]
+    assert set(found.ranking) == {"old", "zero-shot", "personal"}
+
+
+def test_a_model_that_differs_for_a_single_series_is_no_twin() -> None:
+    rng = np.random.default_rng(6)
+    made = windows(rng, 40, 3, {"old": 4.0, "zero-shot": 3.0})
+    window = made[-1]
+    mean = window.forecasts["zero-shot"].mean.copy()
+    mean[0] = window.y[0]
+    window.forecasts["personal"] = around(mean)  # type: ignore[index]
+    found = choose(made, ones(40), incumbents=["old"], style="blend")
+    assert found.losses["personal"] < found.losses["zero-shot"]
+    assert found.shares["personal"] > 0
