@@ -52,7 +52,7 @@ class PerUnit(Protocol):
 def _onednn() -> Any:
     """oneDNN's product, or None where torch's own is at least as quick."""
     product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    able = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    able = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     if product is None or not able or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return None
     info = Path("/proc/cpuinfo")
@@ -138,7 +138,7 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]
         collectors: tuple[Any, Any] = (None, None)
         units = 1
         if torch.is_grad_enabled():
-            collectors = tuple(vars(part).get("forward") for part in (a, b))  # type: ignore[assignment]
+            collectors = tuple(vars(part).get("forward") for part in (a, b))
             for collector in collectors:
                 units = units if collector is None else collector.units(x)
         found: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
@@ -172,7 +172,11 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]
             replaced = vars(part).get("forward")
             if replaced is not None and not (hasattr(replaced, "units") and hasattr(replaced, "keep")):
                 return None
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        if (
+            torch._C._get_tracing_state() is not None
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled(x.device.type)
+        ):
             return None
         return name
 

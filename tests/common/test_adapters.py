@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear as PeftLinear
 from transformers import AutoModel
 
 from trend_common import adapters
@@ -15,6 +16,7 @@ from trend_common.backbones import backbone_sha256, load_backbone
 from trend_common.backbones.base import Backbone
 from trend_common.backbones.synthetic import random_batch
 from trend_common.errors import PolicyError
+from trend_common.lora_layers import LoraLinear
 from trend_common.tensors import tensors_sha256
 
 
@@ -100,3 +102,13 @@ def test_detaching_gives_the_backbone_back(backbone: Backbone) -> None:
     adapters.load(backbone, {n: np.ones_like(v) for n, v in adapters.export(backbone).items()})
     adapters.detach(backbone)
     assert backbone_sha256(backbone) == before
+
+
+def test_an_attached_adapter_computes_in_one_product_and_leaves_nothing_behind(backbone: Backbone) -> None:
+    before = [type(module) for module in backbone.modules()]
+    adapters.attach(backbone, rank=2, alpha=4, targets=backbone.lora_targets, train="B")
+    layers = [module for module in backbone.modules() if isinstance(module, PeftLinear)]
+    assert layers
+    assert {type(module) for module in layers} == {LoraLinear}
+    adapters.detach(backbone)
+    assert [type(module) for module in backbone.modules()] == before

@@ -27,7 +27,6 @@ used behind a layer's back); the rest is the self-test's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import torch
