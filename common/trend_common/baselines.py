@@ -13,7 +13,8 @@ How quantiles come about:
   (2005), statsforecast's; the quantiles are those of the series' own past, scaled to that mean, so that days without
   a sale keep their share. It knows no season.
 
-All are clipped at zero. Days on which a shop will be closed are not known ahead, so no method sets them to zero.
+All are clipped at zero. Days on which a store is expected to be closed are zero where the panel says so
+(:mod:`trend_common.closures`); of weekdays on which a single series never sells the methods know nothing.
 Shapes: S series, T steps of history, H horizon steps, Q levels.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trend_common.closures import without_shut_days
 from trend_common.covariates import SEASON, YEAR
 from trend_common.forecasts import LEVELS, Forecast
 from trend_common.scoring import future_dates, grid
@@ -102,7 +104,7 @@ def baseline_forecast(
     season = SEASON[panel.freq]
 
     def finish(quantiles: Array, mean: Array) -> Forecast:
-        return Forecast.repaired(ids, dates, quantiles, mean)
+        return without_shut_days(Forecast.repaired(ids, dates, quantiles, mean), panel)
 
     result: dict[str, Forecast] = {}
     length = max_history or MAX_HISTORY[panel.freq]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from trend_common.backbones.base import LEVELS, Backbone, Batch
+from trend_common.closures import without_shut_days
 from trend_common.forecasts import Forecast
 from trend_common.quick import Engine, chosen_engine, quick_or_torch
 from trend_common.rollout import Forecaster, forecast_steps
@@ -37,7 +38,7 @@ def predict(
 ) -> Forecast:
     """Forecast ``horizon`` steps from ``origin`` with the backbone as it is, adapter included.
 
-    Steps on which a series is known to be closed are 0.
+    Steps on which a series is known, or its store expected, to be closed are 0.
 
     Args:
         backbone: In evaluation mode.
@@ -72,17 +73,18 @@ def predict(
                     batch = without_unknown_start(batch, backbone.blind_patch, keep=step - origin)
                 return batch.to(device)
 
-            found = forecast_steps(forecaster, window, origin, horizon)
-            quantiles.append(found[0].cpu().numpy())
-            means.append(found[1].cpu().numpy())
+            made = forecast_steps(forecaster, window, origin, horizon)
+            quantiles.append(made[0].cpu().numpy())
+            means.append(made[1].cpu().numpy())
     dates = windows.dates[origin : origin + horizon].to_numpy()
-    return Forecast.repaired(
+    found = Forecast.repaired(
         ids=tuple(windows.ids[row] for row in chosen),
         ds=np.broadcast_to(dates, (len(chosen), horizon)).copy(),
         levels=LEVELS,
         quantiles=np.concatenate(quantiles).astype(np.float64),
         mean=np.concatenate(means).astype(np.float64),
     )
+    return without_shut_days(found, windows.panel)
 
 
 def without_unknown_start(batch: Batch, patch: int, *, keep: int = 0) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -74,6 +74,7 @@ class SalesPanel:
             it to the file. Unlike :attr:`end`, it does not depend on which series are there.
         outages: Runs of steps without stock, stated by the file or inferred: ``unique_id, start, end, days, lost``
             (an estimate of the demand they hid, in units; NaN = unknown), ``stated`` (bool). For the person's screen.
+        shut: Store -> days ahead on which it is expected to be closed (:mod:`trend_common.closures`); for forecasts.
         own_ahead: Those of :data:`OWN` that can be known before the day comes, by what their columns are called.
     """
 
@@ -89,6 +90,7 @@ class SalesPanel:
     until: pd.Timestamp | None = None
     own_ahead: tuple[str, ...] = ()
     outages: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    shut: Mapping[str, frozenset[pd.Timestamp]] = field(default_factory=dict, repr=False)
 
     @property
     def start(self) -> pd.Timestamp:

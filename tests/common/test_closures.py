@@ -1,0 +1,129 @@
+"""Which days ahead a store is expected to be closed on, and what that does to forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trend_common.backbones import load_backbone
+from trend_common.baselines import BASELINES, baseline_forecast
+from trend_common.closures import expected_closures, with_closures
+from trend_common.panel import SalesPanel, from_frame
+from trend_common.predicting import predict
+from trend_common.scoring import next_origin
+from trend_common.windows import PanelWindows
+
+CHRISTMAS = pd.date_range("2023-12-24", "2024-01-03")
+
+
+def shop(
+    shut: Iterable[pd.Timestamp] = (), *, end: str = "2024-12-10", sundays: bool = True, **columns: object
+) -> SalesPanel:
+    """Three products of one store from March 2023 on, each of them sold on about half of all days."""
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2023-03-01", end)
+    rows = []
+    for product in ("a", "b", "c"):
+        units = rng.poisson(4, len(days)) * (rng.random(len(days)) < 0.5)
+        rows.append(pd.DataFrame({"date": days, "store": "s", "product": product, "units": units, **columns}))
+    rows.append(pd.DataFrame({"date": days, "store": "s", "product": "often", "units": 5}))
+    table = pd.concat(rows)
+    table = table[~table["date"].isin(list(shut))]
+    return from_frame(table if sundays else table[table["date"].dt.weekday != 6], freq="D")
+
+
+def expected(panel: SalesPanel, start: str, end: str, country: str | None = None) -> list[str]:
+    found = expected_closures(panel, pd.date_range(start, end), country)
+    return sorted(str(day.date()) for days in found.values() for day in days)
+
+
+def test_a_christmas_break_is_expected_again_and_nothing_else() -> None:
+    found = expected(shop(CHRISTMAS), "2024-12-11", "2025-02-28")
+    assert found == [str(day.date()) for day in pd.date_range("2024-12-24", "2025-01-03")]
+    assert expected(shop(), "2024-12-11", "2025-02-28") == []
+
+
+def test_a_break_that_no_holiday_touches_is_not_expected_again() -> None:
+    may = pd.date_range("2023-05-08", "2023-05-12")
+    assert expected(shop(may), "2024-12-11", "2025-12-31") == []
+
+
+def test_a_gap_of_the_export_is_no_break() -> None:
+    assert expected(shop(pd.date_range("2023-12-10", "2024-01-20")), "2024-12-11", "2025-01-31") == []
+
+
+def test_easter_moves() -> None:
+    monday = [pd.Timestamp("2023-04-10"), pd.Timestamp("2024-04-01")]
+    assert expected(shop(monday), "2025-03-01", "2025-05-31") == ["2025-04-21"]
+    assert expected(shop(monday[:1]), "2025-03-01", "2025-05-31") == [], "it was open in the second year"
+
+
+def test_public_holidays_go_by_their_name() -> None:
+    late_may = [pd.Timestamp("2023-05-29"), pd.Timestamp("2024-05-27")]
+    assert expected(shop(late_may), "2025-05-01", "2025-06-30") == []
+    assert expected(shop(late_may), "2025-05-01", "2025-06-30", "GB") == ["2025-05-26"]
+    assert expected(shop(late_may), "2025-05-01", "2025-06-30", "XX") == []
+
+
+def test_the_holiday_column_counts_where_the_store_was_closed_on_such_days() -> None:
+    marked = pd.to_datetime(["2023-06-14", "2023-09-20", "2024-02-07", "2024-07-10"])
+    coming = pd.Timestamp("2024-12-18")
+
+    def panel(shut: Iterable[pd.Timestamp]) -> SalesPanel:
+        """The column is there on closed days, too: they have rows without sales."""
+        days = pd.date_range("2023-03-01", "2024-12-10")
+        closed = days.isin(list(shut))
+        table = pd.DataFrame({"date": days, "store": "s", "product": "p", "units": np.where(closed, 0, 5)})
+        table["holiday"] = days.isin(marked).astype(int)
+        made = from_frame(table, freq="D")
+        ahead = pd.DataFrame({"unique_id": "s/p", "ds": [coming], "holiday": [1.0]})
+        return replace(made, future=ahead)
+
+    assert expected(panel(marked), "2024-12-11", "2024-12-31") == ["2024-12-18"]
+    assert expected(panel(marked[:2]), "2024-12-11", "2024-12-31") == []
+
+
+def test_a_plan_goes_before_what_is_expected() -> None:
+    made = shop(CHRISTMAS)
+    ids = made.ids
+    plan = pd.DataFrame({"unique_id": ids[0], "ds": pd.to_datetime(["2024-12-27", "2024-12-12"]), "open": [1.0, 0.0]})
+    found = expected(replace(made, future=plan), "2024-12-11", "2024-12-31")
+    assert "2024-12-27" not in found
+    assert "2024-12-12" in found
+    assert "2024-12-26" in found
+
+
+def test_weeks_have_no_closed_days() -> None:
+    weeks = pd.date_range("2023-01-01", periods=100, freq="W-SUN")
+    panel = from_frame(pd.DataFrame({"date": weeks, "store": "s", "product": "p", "units": 5.0}), freq="W")
+    assert with_closures(panel, 8) == (panel, ())
+
+
+def test_no_method_sells_on_a_day_on_which_the_store_is_closed() -> None:
+    panel, notes = with_closures(shop(CHRISTMAS), 28)
+    assert notes == (
+        "s is expected to be closed on 11 of these days, as in earlier years: 2024-12-24, 2024-12-25, 2024-12-26, "
+        "2024-12-27, 2024-12-28, 2024-12-29, ....",
+    )
+    start = next_origin(panel)
+    made = baseline_forecast(BASELINES, panel, start, 28)
+    windows = PanelWindows(panel, context=252, ahead=28)
+    made["zero-shot"] = predict(load_backbone("trend-small"), windows, origin=windows.step_of(start), horizon=28)
+    for name, forecast in made.items():
+        closed = np.isin(forecast.ds[0], CHRISTMAS.to_numpy() + np.timedelta64(366, "D"))
+        assert closed.sum() == 11
+        assert forecast.quantiles[:, closed].max() == 0, name
+        assert forecast.mean[:, closed].max() == 0, name
+        often = forecast.select(["s/often"])
+        assert (often.mean[0, ~closed] > 1).all(), name
+
+
+@pytest.mark.parametrize("reach", [None, 60])
+def test_what_lies_beyond_the_horizon_is_known_and_not_told(reach: int | None) -> None:
+    panel, notes = with_closures(shop(CHRISTMAS), 5, reach=reach)
+    assert notes == ()
+    assert bool(panel.shut) == (reach is not None)
