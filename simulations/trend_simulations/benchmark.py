@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +20,13 @@ from trend_client.engine import Engine
 from trend_common import __version__
 from trend_common.errors import DataError
 from trend_common.files import write_json
+from trend_simulations.boosted import require_boosted
 from trend_simulations.compare import COMPARED_BASELINES, RELATIVE, Watch, compare
 from trend_simulations.federations import Federation, earlier
-from trend_simulations.intervals import Interval, bootstrap
-from trend_simulations.settings import Settings
+from trend_simulations.grouped import groups_of
+from trend_simulations.intervals import Interval, bootstrap, share_closed
+from trend_simulations.newcomers import Newcomers, drawn
+from trend_simulations.settings import Settings, split_arm
 from trend_simulations.sources import last_history
 
 __all__ = ["ARMS_OF_BENCHMARK", "QUICK_ARMS", "Protocol", "Run", "run_benchmark", "table_of"]
@@ -39,7 +42,13 @@ ARMS_OF_BENCHMARK: Final = (
     "gated",
     *(f"gated-dp@{epsilon}" for epsilon in (8, 4, 2, 1)),
     "central",
+    "lightgbm",
+    "grouped",
+    "grouped-dp@8",
+    "grouped-dp@4",
 )
+"""The grouped ones are run where a federation has groups."""
+
 QUICK_ARMS: Final = ("zero-shot", "local", "federated", "federated-dp@8", "alone", "gated", "gated-dp@8")
 
 Array = NDArray[np.float64]
@@ -55,6 +64,7 @@ class Protocol:
         cuts: Calendar cuts; the first is the files' end, each further one a horizon earlier.
         backbone: Name or folder.
         threads: Of torch.
+        newcomers: Retailers that are left out of every federation, and take its adapter as it is.
     """
 
     arms: tuple[str, ...] = ARMS_OF_BENCHMARK
@@ -63,6 +73,7 @@ class Protocol:
     cuts: int = 1
     backbone: str = "trend-small"
     threads: int = 1
+    newcomers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +108,10 @@ def run_benchmark(
         on_run: Told when a run is done, or was found done.
 
     Raises:
-        UsageError: A file is missing.
+        UsageError: A file is missing, or a library that an arm needs.
     """
+    if any(split_arm(arm)[0] == "lightgbm" for arm in protocol.arms):
+        require_boosted()
     watch = watch or Watch()
     out.mkdir(parents=True, exist_ok=True)
     found: list[Run] = []
@@ -140,21 +153,35 @@ def _run(
     engine: Engine,
     watch: Watch,
 ) -> dict[str, Any] | None:
-    every = earlier(one.load(folder, say=watch.say), cut * settings.horizon)
+    loaded = one.load(folder, say=watch.say)
+    left_out = drawn([retailer.name for retailer in loaded], protocol.newcomers)
+    every = earlier(loaded, cut * settings.horizon)
     try:
         kept = last_history(
             every, horizon=settings.horizon, history=one.history, max_series=one.max_series, say=watch.say
         )
-        result = compare(kept, protocol.arms, settings, engine=engine, baselines=protocol.baselines, watch=watch)
+        joined = [retailer for retailer in kept if retailer.name not in left_out]
+        guests = Newcomers([retailer for retailer in kept if retailer.name in left_out], settings)
+        arms = [arm for arm in protocol.arms if not arm.startswith("grouped") or groups_of(joined)]
+        result = compare(
+            joined,
+            arms,
+            settings,
+            engine=engine,
+            baselines=protocol.baselines,
+            watch=watch,
+            on_chosen=guests.welcome,
+        )
     except DataError as error:
         watch.say(error.message)
         return None
-    return result.to_json()
+    return {**result.to_json(), **({"newcomers": guests.to_json()} if left_out else {})}
 
 
 def _key(one: Federation, cut: int, protocol: Protocol, settings: Settings, data: str) -> str:
     """Changes with anything that changes a result, but for the code between two versions."""
     named = [__version__, asdict(one), cut, protocol.arms, protocol.baselines, asdict(settings), data]
+    named += [protocol.newcomers] if protocol.newcomers else []
     return hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -175,12 +202,15 @@ class Row:
         difference: To the rival; below 0 is better.
         gain: Share of retailers that are better than with the rival, in the mean over cuts.
         not_worse: Share that is at most 1 % worse.
+        closed: Share of the way from ``local`` to ``central`` that is covered; None where that way is not clearly
+            longer than none, or one of the two was not run.
     """
 
     relative: Interval
     difference: Interval | None
     gain: float
     not_worse: float
+    closed: Interval | None = None
 
 
 def table_of(runs: Sequence[Run], *, rival: str = "alone", measure: str = "wql") -> dict[str, dict[str, Row]]:
@@ -201,8 +231,15 @@ def table_of(runs: Sequence[Run], *, rival: str = "alone", measure: str = "wql")
         methods = [*some[0]["arms"], *some[0]["baselines"]]
         values = {method: _values(some, method, measure) for method in methods}
         other = values.get(rival)
-        found[name] = {method: _row(values[method], None if method == rival else other) for method in methods}
+        rows = {method: _row(values[method], None if method == rival else other) for method in methods}
+        found[name] = {method: replace(row, closed=_closed(values, method)) for method, row in rows.items()}
     return found
+
+
+def _closed(values: Mapping[str, Array], method: str) -> Interval | None:
+    if not {"local", "central"} <= set(values) or method in ("local", "central"):
+        return None
+    return share_closed(values["local"], values[method], values["central"])
 
 
 def _row(values: Array, other: Array | None) -> Row:

@@ -26,6 +26,9 @@ def benchmark_command(
     cuts: Annotated[int, typer.Option(min=1, help="Calendar cuts: the end, and each a horizon earlier.")] = 1,
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions (3).")] = None,
     arms: Annotated[str | None, typer.Option(help="By commas, instead of the protocol's.")] = None,
+    newcomers: Annotated[
+        int, typer.Option(min=0, help="Retailers left out of each federation, who take its adapter as it is.")
+    ] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few small federations, one seed: to see it work, not to cite.")
     ] = False,
@@ -48,6 +51,8 @@ def benchmark_command(
     from trend_simulations.benchmark import ARMS_OF_BENCHMARK, QUICK_ARMS, Protocol, Run, run_benchmark, table_of
     from trend_simulations.benchmark_report import markdown, summary, tables, write_plot
     from trend_simulations.compare import COMPARED_BASELINES
+    from trend_simulations.fairness import fairness_of
+    from trend_simulations.newcomers import welcome_of
     from trend_simulations.settings import split_arm
 
     asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) if arms else None
@@ -60,6 +65,7 @@ def benchmark_command(
         cuts=cuts,
         backbone=backbone,
         threads=threads,
+        newcomers=newcomers,
     )
 
     def told(run: Run) -> None:
@@ -71,8 +77,12 @@ def benchmark_command(
     rows = table_of(runs, rival=_RIVAL)
     for table in tables(rows, titles, rival=_RIVAL):
         console.print(table)
-    write_json(out / "benchmark.json", summary(runs, rows, rival=_RIVAL))
-    write_text(out / "benchmark.md", markdown(rows, titles, rival=_RIVAL))
+    by_name = {name: [run.result for run in runs if run.federation.name == name] for name in titles}
+    fair = {name: fairness_of(results, rival=_RIVAL) for name, results in by_name.items()}
+    welcomed = {name: welcome_of(results) for name, results in by_name.items()}
+    write_json(out / "benchmark.json", summary(runs, rows, rival=_RIVAL, fairness=fair, newcomers=welcomed))
+    text = markdown(rows, titles, rival=_RIVAL, fairness=fair, newcomers=welcomed)
+    write_text(out / "benchmark.md", text)
     for run in runs:
         write_plot(run, out / f"{run.federation.name}-cut{run.cut}.png", arms=_SHOWN, rival=_RIVAL)
     stderr.print(f"Written to {out}: benchmark.json, benchmark.md, and a file and a picture of each run.")

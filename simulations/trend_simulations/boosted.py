@@ -2,9 +2,9 @@
 
 Nothing is shared with anybody. For each quantile level and each part of the horizon one model is trained over all
 series of the retailer, on values divided by each series' own mean. A model of steps a to b ahead sees lags of b and
-more alone, so it is never fed with its own forecasts (quantiles cannot be fed back). Inputs: lags, means of the recent
-past, the series' level, store, product and category, the calendar, and what is known ahead (promotions, holidays,
-prices, own columns); yearly features only where there is a year of history to learn them from.
+more alone, so it is never fed with its own forecasts (quantiles cannot be fed back). Inputs: lags, recent means, the
+series' level, store, product and category, the calendar, and what is known ahead (promotions, holidays, prices, own
+columns); yearly features only where there is a year of history to learn them from.
 
 Two settings, small and large trees, are fixed beforehand; each retailer takes the one that is better on its own
 validation horizon, as it does with its other choices.

@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return data
 
 
+TWO = Federation("two", "Two kinds", (Part("stores.csv", group=1), Part("others.csv", group=1)), history=30)
 SOME = Federation("some", "Some stores", (Part("stores.csv", retailers=3),), history=30)
 
 
@@ -107,6 +108,35 @@ def test_what_is_there_is_not_run_again(
     assert len(ran) == 5, "other data"
 
 
+def test_newcomers_are_in_no_federation_and_in_every_file(folder: Path, tmp_path: Path, protocol: Protocol) -> None:
+    engine = Engine(protocol.backbone, device="cpu")
+    every = replace(SOME, parts=(Part("stores.csv"),))
+    asked = replace(protocol, newcomers=2)
+    runs = run_benchmark(folder, [every], asked, tmp_path / "out", engine=engine)
+    for one in runs:
+        guests = {client["name"] for client in one.result["newcomers"]["clients"]}
+        members = {client["name"] for client in one.result["clients"]}
+        assert len(guests) == 2
+        assert guests.isdisjoint(members)
+        assert len(members) == 3
+        assert list(one.result["newcomers"]["clients"][0]["known"]["nothing"]) == ["zero-shot", "federated-dp@8"]
+    assert len({tuple(one.result["newcomers"]["names"]) for one in runs}) == 1, "the same at every cut"
+    again = run_benchmark(folder, [every], protocol, tmp_path / "out", engine=engine)
+    assert all(one.repeated for one in again), "another protocol"
+    assert "newcomers" not in again[0].result
+
+
+def test_grouped_arms_are_run_where_there_are_groups(folder: Path, tmp_path: Path, protocol: Protocol) -> None:
+    (folder / "others.csv").write_bytes((folder / "stores.csv").read_bytes())
+    engine = Engine(protocol.backbone, device="cpu")
+    asked = replace(protocol, arms=("zero-shot", "grouped-dp@8"), cuts=1)
+    some, two = run_benchmark(folder, [SOME, TWO], asked, tmp_path / "out", engine=engine)
+    assert list(two.result["arms"]) == ["zero-shot", "grouped-dp@8"]
+    assert {client["group"] for client in two.result["clients"]} == {"stores", "others"}
+    assert two.result["privacy"]["by_arm"]["grouped-dp@8"]["epsilon_in_ledgers"] <= 8
+    assert list(some.result["arms"]) == ["zero-shot"]
+
+
 def run(values: dict[str, list[float]], cut: int = 0) -> Run:
     """A run whose retailers have these WQL."""
     clients = [
@@ -154,6 +184,22 @@ def test_the_table_is_over_retailers_and_cuts_against_what_one_can_do_alone(tmp_
         table_of(runs, measure="charm")
 
 
+def test_the_way_to_pooled_sales_is_said_where_there_is_one() -> None:
+    local = [0.4, 0.5, 0.6, 0.7]
+    values = {
+        "alone": local,
+        "local": local,
+        "gated": [one - 0.03 for one in local],
+        "central": [one - 0.1 for one in local],
+    }
+    rows = table_of([run(values)])["some"]
+    assert rows["gated"].closed is not None
+    assert rows["gated"].closed.mean == pytest.approx(0.3)
+    assert rows["local"].closed is rows["central"].closed is None
+    assert "| 30 % [30, 30] |" in markdown({"some": rows}, {"some": "Some stores"}, rival="alone")
+    assert table_of([run({**values, "central": local})])["some"]["gated"].closed is None
+
+
 def test_a_retailer_that_one_cut_lacks_is_in_no_mean() -> None:
     runs = [
         run({"alone": [0.2, 0.4], "gated": [0.1, 0.3]}),
@@ -164,11 +210,16 @@ def test_a_retailer_that_one_cut_lacks_is_in_no_mean() -> None:
 
 def test_the_command_writes_tables_and_says_what_is_missing(tiny_backbone: Path, tmp_path: Path) -> None:
     asked = ["benchmark", "--quick", "--backbone", str(tiny_backbone), "--out", str(tmp_path / "out")]
-    asked += ["--data-folder", str(tmp_path), "--arms", "zero-shot"]
-    ran = CliRunner().invoke(app, [*asked, "--federations", "synthetic-10"])
+    asked += ["--data-folder", str(tmp_path), "--arms", "zero-shot,federated,alone,gated"]
+    ran = CliRunner().invoke(app, [*asked, "--federations", "synthetic-10", "--newcomers", "3"])
     assert ran.exit_code == 0, ran.output
-    assert "zero-shot" in (tmp_path / "out" / "benchmark.md").read_text()
+    text = (tmp_path / "out" / "benchmark.md").read_text()
+    assert "zero-shot" in text
+    assert "| gated | all | 3 |" in text
+    assert "| nothing | federated | 3 |" in text
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert found["federations"]["synthetic-10"]["zero-shot"]["relative"]["mean"] > 0
+    assert found["fairness"]["synthetic-10"]["gated"]["all"]["retailers"] == 3
+    assert found["newcomers"]["synthetic-10"]["level"]["federated"]["retailers"] == 3
     missing = CliRunner().invoke(app, [*asked, "--federations", "walmart"])
     assert isinstance(missing.exception, UsageError)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trend_simulations.intervals import bootstrap
+from trend_simulations.intervals import bootstrap, share_closed
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,3 +75,29 @@ def test_two_retailers_have_no_interval_and_none_no_mean() -> None:
     nothing = bootstrap(np.full((2, 2), np.nan))
     assert math.isnan(nothing.mean)
     assert nothing.to_json() == {"mean": None, "low": None, "high": None}
+
+
+def test_the_share_of_a_way_is_a_ratio_of_means_and_is_not_said_where_there_is_no_way() -> None:
+    rng = np.random.default_rng(4)
+    local = rng.uniform(0.6, 0.9, (20, 2))
+    central = local - rng.uniform(0.05, 0.15, (20, 2))
+    half = (local + central) / 2
+    found = share_closed(local, half, central)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    for arm, share in ((local, 0.0), (central, 1.0)):
+        one = share_closed(local, arm, central)
+        assert one is not None
+        assert one.mean == pytest.approx(share)
+    noisy = share_closed(local, half + rng.normal(0, 0.05, half.shape), central)
+    assert noisy is not None
+    assert noisy.low is not None
+    assert noisy.high is not None
+    assert noisy.low < noisy.mean < noisy.high
+    # Pooling everything is no better than training alone, or nobody knows.
+    assert share_closed(local, half, local + rng.normal(0, 0.1, local.shape)) is None
+    assert share_closed(central, half, local) is None
+    assert share_closed(local[:2], half[:2], central[:2]) is None
+    holes = local.copy()
+    holes[3:, 0] = np.nan
+    assert share_closed(holes, half, central) is not None
