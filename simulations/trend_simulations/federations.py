@@ -119,7 +119,14 @@ FEDERATIONS: Final = (
     Federation("juice-groups", "6 groups of juice stores, 26 weeks", (Part(_JUICE, group=10),)),
     Federation("juice-stores", "juice stores singly, 26 weeks", (Part(_JUICE),)),
     Federation("rossmann", "32 groups of drugstores, 182 days", _ROSSMANN, freq="D", history=182),
-    Federation("gifts", "UK gifts by country, 182 days", (Part("uk_gift_online.csv.gz"),), freq="D", history=182),
+    Federation(
+        "gifts",
+        "UK gifts by country, up to 100 series each, 182 days",
+        (Part("uk_gift_online.csv.gz"),),
+        freq="D",
+        history=182,
+        max_series=100,
+    ),
     Federation(
         "mixed",
         "8 Walmart stores and 6 groups of juice stores, 26 weeks",
