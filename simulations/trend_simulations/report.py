@@ -65,7 +65,7 @@ def headline(result: Comparison) -> list[str]:
     for arm in result.arms:
         other = "alone" if arm.startswith("gated") and "alone" in result.arms else "local"
         found = result.against(other, arm, "wql")
-        if found is None or not arm.startswith(("federated", "gated")):
+        if found is None or not arm.startswith(("federated", "gated", "grouped")):
             continue
         outcome = {"[green]better[/]": "is better than", "[red]worse[/]": "is WORSE than"}.get(verdict(found[0]))
         text = outcome or "cannot be told apart from"
