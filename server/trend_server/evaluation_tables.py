@@ -13,6 +13,9 @@ from trend_server.evaluate import RELATIVE, Evaluation, Result
 __all__ = ["data_table", "markdown", "summary_table"]
 
 _SHOWN: Final = ("sql", "mase", "wql", "wape", "coverage80", "coverage90", "pit80", "pit90")
+_ON_SCREEN: Final = ("sql", "mase", "wql", "wape", "pit80", "pit90")
+"""Of :data:`_SHOWN` what fits into 80 columns."""
+
 _COLUMNS: Final = ("data", "model", "SQL", "MASE", "WQL", "WAPE", "80 %", "90 %", "80 % PIT", "90 % PIT", "series", "s")
 _BEST: Final = _SHOWN[:4]
 _SUMMARY: Final = ("relative to", "model", "SQL", "MASE", "WQL", "data sets", "better on")
@@ -22,11 +25,13 @@ Cells = tuple[str, ...]
 
 def data_table(results: Sequence[Result]) -> Table:
     """The scores of one data set for the console, and what the backbones' other heads are worth."""
-    columns: list[Column | str] = [Column("model", no_wrap=True), *_COLUMNS[2:]]
+    shown = [*_ON_SCREEN, "series", "s"]
+    names = dict(zip((*_SHOWN, "series", "s"), _COLUMNS[2:], strict=True))
+    columns: list[Column | str] = [Column("model", no_wrap=True), *(names[key] for key in shown)]
     caption = "\n".join(_heads(results)) or None
     table = Table(*columns, title=results[0].data, caption=caption, box=None, header_style="bold", pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    for _, *cells in _scores(results, "[bold]{}[/]"):
+    for _, *cells in _scores(results, "[bold]{}[/]", _ON_SCREEN):
         table.add_row(*cells)
     return table
 
@@ -62,7 +67,7 @@ def _lines(header: Sequence[str], rows: Sequence[Cells]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
-def _scores(results: Sequence[Result], best: str) -> list[Cells]:
+def _scores(results: Sequence[Result], best: str, keys: Sequence[str] = _SHOWN) -> list[Cells]:
     rows = []
     for data in dict.fromkeys(one.data for one in results):
         group = [one for one in results if one.data == data]
@@ -70,7 +75,7 @@ def _scores(results: Sequence[Result], best: str) -> list[Cells]:
         for one in group:
             cells = [
                 best.format(_number(one.mean(key))) if one.mean(key) == lowest.get(key) else _number(one.mean(key))
-                for key in _SHOWN
+                for key in keys
             ]
             found = one.to_json()
             rows.append((data, one.model, *cells, str(found["series"]), f"{one.seconds:.1f}"))
