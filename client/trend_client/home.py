@@ -61,7 +61,10 @@ class Identity(_Stored):
 
 
 class DataSource(_Stored):
-    """The sales file, how it is read, and what a person declared about it (``until``: the export's last day)."""
+    """The sales file, how it is read, and what a person declared about it.
+
+    ``until`` is the export's last day, ``future`` the file of what is planned (:mod:`trend_client.planned`).
+    """
 
     path: str
     columns: dict[str, str] = {}
@@ -71,6 +74,7 @@ class DataSource(_Stored):
     decimal: str | None = None
     sheet: str | None = None
     country: str | None = None
+    future: str | None = None
 
 
 class Lineage(_Stored):

@@ -14,7 +14,7 @@ from trend_client.commands.advise import after_a_run
 from trend_client.finetune import FineTuneSettings
 from trend_client.home import ClientHome, Identity
 from trend_client.outcome import Outcome, Wishes, conclude, load_model, personalise
-from trend_client.planned import with_future
+from trend_client.planned import planned
 from trend_client.session import ClientSession, SessionEvent
 from trend_client.workplace import Workplace
 from trend_common.console import console
@@ -143,10 +143,10 @@ def finish(
             bars.update(task, completed=done, total=total)
 
         model = load_model(place.home, engine, panel, horizon=horizon)
-        if future is not None:
-            panel, noted = with_future(panel, future, model.horizon, date_format=place.source.date_format)
-            for line in noted:
-                bars.console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+        place.future = future or place.future
+        panel, noted = planned(place, panel, model.horizon)
+        for line in noted:
+            bars.console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
         panel, out = place.shown(panel, out)
         if personal:
             progress("training the personal model (it never leaves)")
@@ -167,6 +167,7 @@ def finish(
             wishes=wishes,
             progress=progress,
             pieces=pieces,
+            keep=not place.mask,
         )
 
 

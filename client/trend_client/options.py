@@ -16,6 +16,7 @@ __all__ = [
     "DecimalOption",
     "DeviceOption",
     "FreqOption",
+    "FutureOption",
     "HomeOption",
     "HorizonOption",
     "JsonOption",
@@ -24,6 +25,7 @@ __all__ = [
     "OutOption",
     "SettingsOption",
     "SheetOption",
+    "SpokenOption",
     "UntilOption",
     "VerboseOption",
 ]
@@ -64,6 +66,17 @@ SettingsOption = Annotated[
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
 LanguageOption = Annotated[
     str | None, typer.Option("--language", metavar="en|zh", help="Of the report. Default: this machine's.")
+]
+FutureOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--future",
+        metavar="FILE",
+        help="What is planned: date, product, store, price, promo, holiday, own columns. Kept; '-' forgets it.",
+    ),
+]
+SpokenOption = Annotated[
+    str | None, typer.Option("--language", metavar="en|zh", help="Of what is shown. Default: this machine's.")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the files. Default: output/ in the home.")]
 MaskOption = Annotated[

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
+from trend_client.decisions.blend import keep_basis
 from trend_client.delivery import deliver, price_files
 from trend_client.engine import Engine
 from trend_client.fewshot import few_shot
@@ -314,6 +315,7 @@ def conclude(
     wishes: Wishes | None = None,
     progress: Progress = lambda _: None,
     pieces: Pieces = lambda done, total: None,
+    keep: bool = True,
 ) -> Outcome:
     """Backtest, choose, forecast the steps after the panel's end, and write everything.
 
@@ -329,6 +331,7 @@ def conclude(
         wishes: What else is asked for.
         progress: Called with what is being done.
         pieces: Called with the number of series that are done, and of all.
+        keep: Whether the commands that decide are to use this forecast; not where names are masked.
     """
     wishes = wishes or Wishes()
     methods = forecasters(engine, model, country=country)
@@ -357,6 +360,9 @@ def conclude(
     forecast, files = deliver(
         folder, panel, made, model.horizon, wishes, past=past, sums_by=methods[name], pieces=pieces
     )
+    if keep:
+        choice = None if result is None else result.choice
+        keep_basis(home, engine, panel, model, choice, folder, reconciled=wishes.reconcile)
     if wishes.prices and "price" in panel.frame.columns:
         progress("prices")
         files += price_files(folder, engine, panel, model, wishes.formats)

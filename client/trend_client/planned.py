@@ -4,6 +4,9 @@ The file has a row for each day and product; without a product column, or with a
 products, and likewise for stores. Its columns are named as in the sales file, or as the sales reader knows them.
 What it says goes before what the sales file itself said of those days. Nothing is guessed: a product or store that
 the sales do not have, a day that is not on their calendar and a cell that cannot be read are errors.
+
+A plan that was given once is kept with the home's sales file, as that file itself is, and every command that looks
+ahead knows it through :func:`planned`.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
+from trend_client.decisions.words import say, spoken
+from trend_common.closures import with_closures
 from trend_common.errors import DataError
 from trend_common.panel import SalesPanel
 from trend_common.panel.cells import clean_key
@@ -26,22 +31,114 @@ from trend_common.panel.reading import read_table
 from trend_common.panel.vocabulary import known_role
 from trend_common.scoring import future_dates, next_origin
 
-__all__ = ["with_future"]
+if TYPE_CHECKING:
+    from trend_client.workplace import Workplace
+
+__all__ = ["NO_PLAN", "planned", "with_future"]
+
+NO_PLAN: Final = Path("-")
+"""``--future -``: the kept plan is forgotten."""
+
+_REACH: Final = 400
+"""Steps ahead of which a plan is kept: some commands look further than the forecast."""
 
 _KEYS: Final = ("store", "product")
+_DOORS: Final = ("open", "closed")
+"""Columns that say on which days ahead the doors are open; one of them is enough."""
+
 _SHOWN: Final = 5
 
 
+def planned(place: Workplace, panel: SalesPanel, horizon: int) -> tuple[SalesPanel, tuple[str, ...]]:
+    """The panel as :func:`_with_plan` gives it, and the days on which its stores are expected to be closed.
+
+    A column ``open`` (or ``closed``) of the plan goes before what is expected (:mod:`trend_common.closures`).
+    """
+    found, notes = _with_plan(place, panel, horizon)
+    found, closed = with_closures(found, horizon, place.country, reach=_REACH)
+    return found, (*notes, *(closed if spoken().code == "en" else _shut(found, horizon)))
+
+
+def _shut(panel: SalesPanel, horizon: int) -> tuple[str, ...]:
+    """What :func:`~trend_common.closures.with_closures` says, for other languages."""
+    steps = future_dates(panel, next_origin(panel), horizon)
+    days = sorted({day for one in panel.shut.values() for day in one if day <= steps[-1]})
+    stores = sorted(name for name, one in panel.shut.items() if min(one) <= steps[-1])
+    if not days:
+        return ()
+    return (
+        say(
+            "Expected to be closed, as in earlier years: %(stores)s, on %(n)s of these days, from %(first)s.",
+            stores=spoken().listed(stores[:_SHOWN]) + (" …" if len(stores) > _SHOWN else ""),
+            n=len(days),
+            first=days[0].date(),
+        ),
+    )
+
+
+def _with_plan(place: Workplace, panel: SalesPanel, horizon: int) -> tuple[SalesPanel, tuple[str, ...]]:
+    """The panel with what is planned: by the file that the command was given, else by the one that the home keeps.
+
+    A file that was given and could be used is kept; one that is kept and cannot be used any more is left out, and a
+    note says so, since a plan of last month is no fault of today's command.
+
+    Args:
+        place: The home; ``place.future`` is what the command was given, :data:`NO_PLAN` forgets what is kept.
+        panel: Its sales.
+        horizon: Steps ahead that the plan should know; it is read as far as it goes.
+
+    Raises:
+        DataError: A file that was given cannot be used.
+    """
+    kept = place.source.future
+    if place.future == NO_PLAN:
+        _keep(place, None)
+        return panel, (() if kept is None else (say("The plan %(file)s is forgotten.", file=Path(kept).name),))
+    given = None if place.future is None else place.future.expanduser()
+    path = given or (None if kept is None else Path(kept))
+    if path is None:
+        return panel, ()
+    try:
+        found, noted = with_future(
+            panel, path, horizon, date_format=place.source.date_format, reach=max(horizon, _REACH)
+        )
+    except DataError as error:
+        if given is not None:
+            raise
+        return panel, (
+            say(
+                "The plan %(file)s is not used: %(why)s --future FILE names another one.",
+                file=path.name,
+                why=error.message,
+            ),
+        )
+    if given is None:
+        return found, (
+            say("The plan %(file)s is used, as it was given before; --future - forgets it.", file=path.name),
+            *noted,
+        )
+    _keep(place, str(given.absolute()))
+    return found, noted
+
+
+def _keep(place: Workplace, path: str | None) -> None:
+    if place.source.future != path:
+        place.source = place.source.model_copy(update={"future": path})
+        if place.source.path:
+            place.home.save_data_source(place.source)
+
+
 def with_future(
-    panel: SalesPanel, path: Path, horizon: int, *, date_format: str | None = None
+    panel: SalesPanel, path: Path, horizon: int, *, date_format: str | None = None, reach: int | None = None
 ) -> tuple[SalesPanel, tuple[str, ...]]:
     """The panel with what a file says of the steps after it.
 
     Args:
         panel: Sales.
         path: CSV, Parquet or Excel.
-        horizon: H; days after it are not needed.
+        horizon: H; what is not known of these steps is told.
         date_format: Form of the dates, as for the sales.
+        reach: Steps that are taken from the file, at least ``horizon``, which is the default.
 
     Returns:
         The panel, and what a person should know: days that are missing, or that the forecast does not reach.
@@ -70,19 +167,28 @@ def with_future(
     values = [name for name in panel.known_ahead if name in roles]
     for name in values:
         rows[name] = _numbers(raw[roles[name]], name, roles[name], path)
+    for name in _DOORS:
+        if name in roles and "open" not in rows:
+            flags = _numbers(raw[roles[name]], name, roles[name], path)
+            rows["open"] = flags if name == "open" else 1.0 - flags
+            values = [*values, "open"]
     noted: list[str] = []
-    steps = future_dates(panel, next_origin(panel), horizon)
-    rows = _within(rows, panel, steps, path, noted)
+    steps = future_dates(panel, next_origin(panel), reach or horizon)
+    rows = _within(rows, panel, steps, path, noted, horizon)
     spread = _for_series(rows, panel, values, path)
-    _tell_gaps(spread, steps, values, noted)
+    named = [name for name in values if name != "open"]
+    _tell_gaps(spread[spread["ds"] <= steps[horizon - 1]], steps[:horizon], named, noted)
     for name in values:
-        if name not in panel.frame.columns:
+        if name not in panel.frame.columns and name != "open":
             noted.append(
-                f"{name}: your sales file has no such column, so its effect is not known and it is not used."
+                say(
+                    "%(name)s: your sales file has no such column, so its effect is not known and it is not used.",
+                    name=name,
+                )
             )
     if "price" in values and {"returns", "order"} & set(panel.columns):
-        noted.append("price: the sales are order lines, whose prices follow from what was sold; it is not used.")
-    values = [name for name in values if name in panel.frame.columns]
+        noted.append(say("price: the sales are order lines, whose prices follow from what was sold; it is not used."))
+    values = [name for name in values if name in panel.frame.columns or name == "open"]
     return replace(panel, future=_laid_over(panel, spread, values)), tuple(noted)
 
 
@@ -92,7 +198,7 @@ _DATES: Final = "Write dates as in the sales file, such as 2024-03-31, or say ho
 def _roles(panel: SalesPanel, names: list[str], path: Path) -> dict[str, str]:
     """Role → column of this file."""
     sold = {source: role for role, source in panel.columns.items()}
-    usable = {"date", *_KEYS, *panel.known_ahead}
+    usable = {"date", *_KEYS, *panel.known_ahead, *_DOORS}
     roles: dict[str, str] = {}
     for name in names:
         role = sold.get(name) or (name if name in usable else known_role(name))
@@ -103,17 +209,17 @@ def _roles(panel: SalesPanel, names: list[str], path: Path) -> dict[str, str]:
             f"{path.name} has no column of dates; its columns are {', '.join(names[:20])}.",
             "Name it as in the sales file, or 'date'.",
         )
-    if not set(roles) & set(panel.known_ahead):
+    if not set(roles) & {*panel.known_ahead, *_DOORS}:
         raise DataError(
             f"{path.name} has no column that can be known ahead; its columns are {', '.join(names[:20])}.",
-            f"It can have {', '.join(panel.known_ahead)}, named so or as in the sales file.",
+            f"It can have {', '.join((*panel.known_ahead, *_DOORS))}, named so or as in the sales file.",
         )
     return roles
 
 
 def _numbers(cells: pd.Series, role: str, column: str, path: Path) -> np.ndarray:
     """[rows] values; empty cells are unknown."""
-    if role in ("promo", "holiday"):
+    if role in ("promo", "holiday", *_DOORS):
         blank = cells.isna() | (cells.astype(str).str.strip() == "")
         values = parse_flags(cells, ".", blank_is_no=False)
         return np.where(blank, np.nan, np.clip(values, 0.0, 1.0))
@@ -136,7 +242,7 @@ def _refuse(path: Path, wrong: np.ndarray, what: str, hint: str) -> None:
 
 
 def _within(
-    rows: pd.DataFrame, panel: SalesPanel, steps: pd.DatetimeIndex, path: Path, noted: list[str]
+    rows: pd.DataFrame, panel: SalesPanel, steps: pd.DatetimeIndex, path: Path, noted: list[str], horizon: int
 ) -> pd.DataFrame:
     """The rows on the steps to be forecast."""
     off = rows[(rows["ds"] >= steps[0]) & (rows["ds"] <= steps[-1]) & ~rows["ds"].isin(steps)]
@@ -146,20 +252,30 @@ def _within(
             f"{path.name}: {off['ds'].iloc[0].date()} is not on the calendar of the sales ({len(off):,} lines).",
             f"Each step is dated as in the sales file; the nearest is {near.date()}.",
         )
-    inside = rows["ds"].isin(steps)
-    if not inside.any():
+    inside, last = rows["ds"].isin(steps), steps[horizon - 1]
+    if not (inside & (rows["ds"] <= last)).any():
         raise DataError(
-            f"{path.name} says nothing of {steps[0].date()} to {steps[-1].date()}, which are to be forecast; its "
+            f"{path.name} says nothing of {steps[0].date()} to {last.date()}, which are to be forecast; its "
             f"dates are {rows['ds'].min().date()} to {rows['ds'].max().date()}.",
             "Give the days after the last one of the sales file.",
         )
     before, after = int((rows["ds"] < steps[0]).sum()), int((rows["ds"] > steps[-1]).sum())
     if before:
         noted.append(
-            f"{before:,} lines lie before {steps[0].date()}, the first day to be forecast, and are not used."
+            say(
+                "%(n)s lines lie before %(day)s, the first day to be forecast, and are not used.",
+                n=f"{before:,}",
+                day=steps[0].date(),
+            )
         )
     if after:
-        noted.append(f"{after:,} lines lie after {steps[-1].date()}, the last day to be forecast, and are not used.")
+        noted.append(
+            say(
+                "%(n)s lines lie after %(day)s, the last day to be forecast, and are not used.",
+                n=f"{after:,}",
+                day=steps[-1].date(),
+            )
+        )
     return rows[inside]
 
 
@@ -203,8 +319,13 @@ def _tell_gaps(spread: pd.DataFrame, steps: pd.DatetimeIndex, values: list[str],
         missing = series * len(steps) - known
         if missing:
             noted.append(
-                f"{name}: unknown for {missing:,} of {series * len(steps):,} product days of the file; those "
-                "days are forecast as if nobody knew."
+                say(
+                    "%(name)s: unknown for %(n)s of %(all)s product days of the file; those days are forecast as if "
+                    "nobody knew.",
+                    name=name,
+                    n=f"{missing:,}",
+                    all=f"{series * len(steps):,}",
+                )
             )
 
 

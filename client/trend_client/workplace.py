@@ -33,6 +33,8 @@ class Workplace:
         device: "auto", "cpu", "cuda" or "mps".
         backbone: Name or folder.
         needs_data: Whether to complain if there is no sales file.
+
+    ``future`` is the plan that a command was given (:mod:`trend_client.planned`).
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Workplace:
         self.home = ClientHome(home)
         self.device, self.backbone = device, backbone
         self.mask = False
+        self.future: Path | None = None
         self._given = data is not None
         self._panel: SalesPanel | None = None
         if data is not None:
+            path, known = str(data.expanduser().absolute()), self.home.data_source()
             self.source = DataSource(
-                path=str(data.expanduser().absolute()),
+                path=path,
                 columns=columns or {},
                 freq=freq,
                 date_format=date_format,
@@ -66,6 +70,7 @@ class Workplace:
                 until=until,
                 sheet=sheet,
                 country=country,
+                future=known.future if known is not None and known.path == path else None,
             )
         else:
             known = self.home.data_source()

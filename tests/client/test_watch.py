@@ -283,11 +283,19 @@ def test_the_command_for_cron(
     first = folder / "sales.csv"
     sales[sales["date"] < sales["date"].max() - pd.Timedelta(days=9)].to_csv(first, index=False)
     settle(first, 1)
+    ahead = pd.date_range(sales["date"].max() + pd.Timedelta(days=1), periods=60)
+    pd.DataFrame({"date": ahead, "promo": 1}).iloc[20:].to_csv(tmp_path / "plan.csv", index=False)
+    options += ["--future", str(tmp_path / "plan.csv")]
+    capsys.readouterr()
     assert run() == 0
+    assert "plan.csv is not used" in capsys.readouterr().out.replace("\n", " "), (
+        "its days are too far ahead: no fault"
+    )
     assert (home / "output" / "report.html").is_file()
     sales.to_csv(first, index=False)
     settle(first, 2)
     assert run() == 0
+    assert "plan.csv is used" in capsys.readouterr().out.replace("\n", " ")
     written = json.loads(out.read_text("utf-8"))
     assert (written["command"], written["result"], written["drift"]["steps"]) == ("watch", "done", 10)
     assert written["drift"]["expected"]["wape"] is not None

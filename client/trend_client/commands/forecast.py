@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from trend_client.options import (
     DecimalOption,
     DeviceOption,
     FreqOption,
+    FutureOption,
     HomeOption,
     HorizonOption,
     JsonOption,
@@ -38,13 +38,7 @@ def register(app: typer.Typer) -> None:
 def _forecast(
     data: DataOption = None,
     horizon: HorizonOption = None,
-    future: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What is known of the coming days: date, product, store, price, promo, holiday, own columns.",
-        ),
-    ] = None,
+    future: FutureOption = None,
     reconcile: Annotated[
         str | None, typer.Option(metavar="bottom-up|mint", help="Also write sums over products and stores.")
     ] = None,

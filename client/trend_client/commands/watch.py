@@ -16,6 +16,7 @@ from trend_client.options import (
     DecimalOption,
     DeviceOption,
     FreqOption,
+    FutureOption,
     HomeOption,
     HorizonOption,
     JsonOption,
@@ -43,6 +44,7 @@ def _watch(
     settle: Annotated[float, typer.Option(min=0, help="Seconds a file must not have changed for.")] = 10.0,
     pattern: Annotated[str, typer.Option(metavar="GLOB", help="Of the files' names, such as 'sales*.csv'.")] = "*",
     horizon: HorizonOption = None,
+    future: FutureOption = None,
     home: HomeOption = None,
     columns: ColumnsOption = None,
     date_format: DateFormatOption = None,
@@ -64,16 +66,25 @@ def _watch(
     from rich.markup import escape
 
     from trend_client.home import ClientHome, default_home
+    from trend_client.planned import NO_PLAN
     from trend_client.watching import Watcher
     from trend_common import __version__
     from trend_common.console import console
     from trend_common.errors import ExitCode, UsageError
     from trend_common.files import private_directory, write_json
 
-    root = ClientHome(home or default_home()).root
+    kept = ClientHome(home or default_home())
+    root, known = kept.root, kept.data_source()
+    plan = future
+    if future is None:
+        plan = None if known is None or known.future is None else Path(known.future)
+    elif future == NO_PLAN:
+        plan = None
+    elif not future.expanduser().is_file():
+        raise UsageError(f"There is no file {future}.", "Check the path after --future.")
     reading: dict[str, Any] = {"columns": columns, "date_format": date_format, "freq": freq, "decimal": decimal}
     common: dict[str, Any] = {"country": country, "device": device, "backbone": backbone, "sheet": sheet}
-    place = _Exports(root, out, horizon, reading, common)
+    place = _Exports(root, out, horizon, reading, common, plan)
     lock = FileLock(private_directory(root / "watch") / "lock")
     try:
         with lock.acquire(timeout=0):
@@ -109,8 +120,15 @@ class _Exports:
     """Reads and forecasts one export after the other, with the options of the command."""
 
     def __init__(
-        self, home: Path, out: Path | None, horizon: int | None, reading: dict[str, Any], common: dict[str, Any]
+        self,
+        home: Path,
+        out: Path | None,
+        horizon: int | None,
+        reading: dict[str, Any],
+        common: dict[str, Any],
+        plan: Path | None = None,
     ) -> None:
+        self.plan = plan
         self.home, self.out, self.horizon, self.reading, self.common = home, out, horizon, reading, common
 
     def read(self, path: Path) -> SalesPanel:
@@ -153,7 +171,7 @@ class _Exports:
         from trend_client import cli
 
         reading = self.reading
-        return cli._place(
+        place = cli._place(
             self.home,
             path,
             reading["columns"],
@@ -166,3 +184,7 @@ class _Exports:
             self.common["backbone"],
             sheet=self.common["sheet"],
         )
+        # As a plan that is kept: days that it does not reach any more end no watch.
+        future = None if self.plan is None else str(self.plan.expanduser().absolute())
+        place.source = place.source.model_copy(update={"future": future})
+        return place

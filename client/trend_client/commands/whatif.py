@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +15,11 @@ from trend_client.options import (
     CountryOption,
     DataOption,
     DeviceOption,
+    FutureOption,
     HomeOption,
     HorizonOption,
     JsonOption,
+    SpokenOption,
     UntilOption,
     VerboseOption,
 )
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["numbers", "register"]
 
 _GRID = (0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)
-_BAR = 24
+_BAR = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +66,7 @@ def _whatif(
     promo: Annotated[str | None, typer.Option(metavar="0,1", help="With and without a promotion.")] = None,
     cost: Annotated[float | None, typer.Option(help="Of one unit: shows the profit as well.")] = None,
     horizon: HorizonOption = None,
+    future: FutureOption = None,
     data: DataOption = None,
     home: HomeOption = None,
     columns: ColumnsOption = None,
@@ -70,11 +74,14 @@ def _whatif(
     country: CountryOption = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
+    language: SpokenOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """What other prices or promotions would change, for one product in all or one of its stores. Offline."""
+    from trend_client.decisions.orders import described
     from trend_client.decisions.outlook import outlook
+    from trend_client.decisions.words import speaking
     from trend_client.why.scenario import price_range, what_if
     from trend_common import __version__
     from trend_common.console import console
@@ -90,44 +97,57 @@ def _whatif(
     prices = () if price == "curve" else numbers(price, "--price")
     if any(one == 0 for one in prices):
         raise UsageError("A price of 0 is no price.", "Give prices above 0.")
-    look = outlook(open_place(home, data, columns, until, country, device, backbone))
-    ids = look.chosen(product, store, most=2000)
-    if price == "curve":
-        sold = price_range(look.panel, ids)
-        if sold is None:
-            raise UsageError("The sales of these products have no prices.", "There is nothing to draw a curve from.")
-        prices = tuple(round(sold[1] * factor, 4) for factor in _GRID)
-    with console.status("Forecasting"):
-        found = what_if(look, ids, horizon or look.model.horizon, prices=prices, promos=promos, cost=cost)
-    _show(found, look.notes)
-    if json_out is not None:
-        body = {"schema": 1, "version": __version__, "command": "whatif", **found.to_json()}
-        write_json(json_out, body, private=True)
+    with speaking(language):
+        look = outlook(open_place(home, data, columns, until, country, device, backbone, future), horizon)
+        ids = look.chosen(product, store, most=2000)
+        if price == "curve":
+            sold = price_range(look.panel, ids)
+            if sold is None:
+                raise UsageError(
+                    "The sales of these products have no prices.", "There is nothing to draw a curve from."
+                )
+            prices = tuple(round(sold[1] * factor, 4) for factor in _GRID)
+        with console.status("Forecasting"):
+            found = what_if(look, ids, horizon or look.horizon, prices=prices, promos=promos, cost=cost)
+        _show(found, described(look.panel, ids[0]), look.notes)
+        if json_out is not None:
+            body = {"schema": 1, "version": __version__, "command": "whatif", **found.to_json()}
+            write_json(json_out, body, private=True)
 
 
-def _show(found: Curve, notes: list[str]) -> None:
+def _show(found: Curve, first: Mapping[str, str], notes: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from trend_client.commands.opening import tell_notes
+    from trend_client.decisions.words import say
     from trend_common.console import console
 
-    what = escape(found.ids[0]) if len(found.ids) == 1 else f"{len(found.ids)} series together"
-    table = Table(title=f"The next {found.horizon} steps of {what}")
-    for name in ("price", "promotion", "units", "80 % interval", "against the plan", "revenue", "profit", ""):
-        table.add_column(name, justify="left" if not name else "right")
-    most = max(one.mean for one in (found.plan, *found.points)) or 1.0
-    for one in (found.plan, *found.points):
-        planned = one is found.plan
+    words = first.get("description", "")
+    one = f"{first['store']}/{first['product']}" + (f", {words}" if words and words != first["product"] else "")
+    what = one if len(found.ids) == 1 else say("%(n)s series together, such as %(one)s", n=len(found.ids), one=one)
+    table = Table(title=escape(say("The next %(steps)s steps of %(what)s", steps=found.horizon, what=what)))
+    costs = any(point.profit is not None for point in found.points)
+    headings = [say("price"), say("promotion"), say("units"), say("80 % interval"), say("against the plan")]
+    headings += [say("revenue"), *([say("profit")] if costs else [])]
+    for name in headings:
+        table.add_column(name, justify="right")
+    table.add_column("")
+    most = max(point.mean for point in (found.plan, *found.points)) or 1.0
+    planned = say("as planned")
+    for point in (found.plan, *found.points):
+        new = f" {say('(new)')}" if point.outside else ""
+        change = "" if point is found.plan or found.plan.mean <= 0 else f"{point.mean / found.plan.mean - 1:+.1%}"
+        profit = "-" if point.profit is None else f"{point.profit:,.0f}"
         table.add_row(
-            "as planned" if one.price is None else f"{one.price:g}" + (" (new)" if one.outside else ""),
-            "as planned" if one.promo is None else f"{one.promo:g}",
-            f"{one.mean:,.0f}",
-            f"{one.low:,.0f} to {one.high:,.0f}",
-            "" if planned or found.plan.mean <= 0 else f"{100 * (one.mean / found.plan.mean - 1):+.1f} %",
-            "-" if one.revenue is None else f"{one.revenue:,.0f}",
-            "-" if one.profit is None else f"{one.profit:,.0f}",
-            "█" * round(_BAR * one.mean / most),
+            planned if point.price is None else f"{point.price:g}{new}",
+            planned if point.promo is None else f"{point.promo:g}",
+            f"{point.mean:,.0f}",
+            say("%(low)s to %(high)s", low=f"{point.low:,.0f}", high=f"{point.high:,.0f}"),
+            change,
+            "-" if point.revenue is None else f"{point.revenue:,.0f}",
+            *([profit] if costs else []),
+            "█" * round(_BAR * point.mean / most),
         )
     console.print(table)
-    for note in (*found.notes, *notes):
-        console.print(f"Note: {escape(note)}", soft_wrap=True)
+    tell_notes([*found.notes, *notes])

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from trend_client.decisions.tables import Problems, lines, nearest, read_named
+from trend_client.decisions.words import say
 from trend_client.parts import Parts, average
 from trend_client.siblings import Siblings
 from trend_common import __version__
@@ -319,9 +320,9 @@ def forecast_new(look: Outlook, new: pd.DataFrame, horizon: int) -> NewProducts:
     ids = tuple(new["unique_id"])
     notes = list(look.notes)
     if not look.engine.backbone.capabilities.text:
-        notes.append("This backbone reads no descriptions; the level comes from products alike.")
+        notes.append(say("This backbone reads no descriptions; the level comes from products alike."))
     if new["price"].notna().any() and "price" not in look.panel.frame:
-        notes.append("The sales have no prices, so those of the new products play no part.")
+        notes.append(say("The sales have no prices, so those of the new products play no part."))
     return NewProducts(
         ids,
         forecasts,

@@ -1,4 +1,7 @@
-"""``trend-client orders``: what to order today, for every product and store with a row in the stock file."""
+"""``trend-client orders``: what to order today, for every product and store with a row in the stock file.
+
+Whoever speaks of an order takes it from :func:`plan_orders`, so that one product has one order under the same terms.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,45 @@ from trend_client.decisions.stock import StockRow
 from trend_common import __version__
 from trend_common.files import replacing
 from trend_common.forecasts import Forecast
+from trend_common.panel import SalesPanel
 from trend_common.spreadsheet import safe_frame
 
 if TYPE_CHECKING:
     from trend_client.decisions.outlook import Outlook
 
-__all__ = ["Orders", "compute", "orders", "usual_levels", "write_orders"]
+__all__ = [
+    "Orders",
+    "Plan",
+    "compute",
+    "described",
+    "orders",
+    "plan_orders",
+    "terms_of",
+    "usual_levels",
+    "write_orders",
+]
+
+PATHS = 1024
+"""Joint paths of each series."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The orders of a home, and what they rest on.
+
+    Attributes:
+        forecast: The series of the stock file.
+        dependence: How demand of different steps was tied together.
+        levels: How service levels were set right by past sums.
+        proposals: Series → what to do.
+        sampler: The joint paths that they were computed on.
+    """
+
+    forecast: Forecast
+    dependence: Dependence
+    levels: ServiceLevels
+    proposals: Mapping[str, Proposal]
+    sampler: Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +66,9 @@ class Orders:
     """The order list.
 
     Attributes:
-        table: One row a series, most urgent first: ``unique_id, store, product, on_hand, on_order`` and the fields of
-            :class:`~trend_client.decisions.policy.Proposal`, ``runs_out`` as a date.
+        table: One row a series, most urgent first: ``unique_id, store, product``, ``description`` where the sales
+            have any, ``on_hand, on_order`` and the fields of :class:`~trend_client.decisions.policy.Proposal`,
+            ``runs_out`` as a date.
         dependence: How demand of different steps was tied together.
         levels: How service levels were set right by past sums.
         origin: The first step ahead.
@@ -76,8 +113,7 @@ def compute(
     dependence: Dependence,
     levels: ServiceLevels | None = None,
     *,
-    paths: int = 1024,
-    seed: int = 0,
+    sampler: Sampler | None = None,
 ) -> dict[str, Proposal]:
     """The proposal for each series of the stock file that has a forecast.
 
@@ -86,19 +122,22 @@ def compute(
         stock: Series → stock and terms.
         dependence: How steps hang together.
         levels: Which level of the paths meets which service level; None takes them as they are.
-        paths: Joint paths for each series, a power of two.
-        seed: Of the paths; the same for all series.
+        sampler: The paths, the same for all series; default :data:`PATHS` over the longest terms.
     """
     ids = tuple(name for name in forecast.ids if name in stock)
     if not ids:
         return {}
-    sampler = Sampler(dependence, max(stock[name].terms.steps for name in ids), paths=paths, seed=seed)
+    paths = sampler or _sampler(dependence, stock, ids)
     found: dict[str, Proposal] = {}
-    for part, demand in sampler.demand(forecast.select(ids)):
+    for part, demand in paths.demand(forecast.select(ids)):
         for name, paths_of_one in zip(ids[part], demand, strict=True):
             row = stock[name]
-            found[name] = propose(paths_of_one, sampler.extra, row.position, row.terms, levels or ServiceLevels())
+            found[name] = propose(paths_of_one, paths.extra, row.position, row.terms, levels or ServiceLevels())
     return found
+
+
+def _sampler(dependence: Dependence, stock: Mapping[str, StockRow], ids: Sequence[str]) -> Sampler:
+    return Sampler(dependence, max(stock[name].terms.steps for name in ids), paths=PATHS)
 
 
 def usual_levels(look: Outlook, stock: Mapping[str, StockRow], dependence: Dependence) -> ServiceLevels:
@@ -111,21 +150,50 @@ def usual_levels(look: Outlook, stock: Mapping[str, StockRow], dependence: Depen
     return look.service_levels(dependence, usual, stride=min(row.terms.review for row in stock.values()))
 
 
+def plan_orders(look: Outlook, stock: Mapping[str, StockRow]) -> Plan:
+    """The orders of a home; of the stock file's series alone is anything forecast.
+
+    Args:
+        look: The home.
+        stock: Series → stock and terms, at least one.
+    """
+    steps = max(row.terms.steps for row in stock.values())
+    ids = tuple(name for name in look.panel.ids if name in stock)
+    forecast = look.forecast(steps, ids)
+    dependence = look.dependence(max(steps, 14 if look.panel.freq == "D" else 4))
+    levels, sampler = usual_levels(look, stock, dependence), _sampler(dependence, stock, ids)
+    return Plan(forecast, dependence, levels, compute(forecast, stock, dependence, levels, sampler=sampler), sampler)
+
+
+def terms_of(stock: Mapping[str, StockRow]) -> str:
+    """The options of ``trend-client orders`` that most series of a stock file have, to quote orders with."""
+    rows = [
+        f"--lead-time {one.terms.lead_time:g} --service-level {one.terms.service_level:g} --review {one.terms.review}"
+        for one in stock.values()
+    ]
+    return max(rows, key=rows.count)
+
+
+def described(panel: SalesPanel, series: str) -> dict[str, str]:
+    """``store``, ``product`` and, where the assortment has descriptions, ``description`` of a series."""
+    row = panel.static.loc[series]
+    found = {"store": str(row["store"]), "product": str(row["product"])}
+    if (panel.static["description"] != "").any():
+        found["description"] = str(row["description"])
+    return found
+
+
 def orders(look: Outlook, stock: Mapping[str, StockRow], notes: Sequence[str] = ()) -> Orders:
     """The order list of a home."""
-    steps = max(row.terms.steps for row in stock.values())
-    forecast, dependence = look.forecast(steps), look.dependence(max(steps, 14 if look.panel.freq == "D" else 4))
-    levels = usual_levels(look, stock, dependence)
-    proposals = compute(forecast, stock, dependence, levels)
-    static = look.panel.static
+    plan = plan_orders(look, stock)
+    forecast, proposals = plan.forecast, plan.proposals
     rows = []
     for name, one in proposals.items():
         due = forecast.ds[0, one.days_left] if one.days_left is not None else None
         rows.append(
             {
                 "unique_id": name,
-                "store": static.at[name, "store"],
-                "product": static.at[name, "product"],
+                **described(look.panel, name),
                 "on_hand": stock[name].position.on_hand,
                 "on_order": stock[name].position.on_order,
                 "order": one.order,
@@ -147,7 +215,7 @@ def orders(look: Outlook, stock: Mapping[str, StockRow], notes: Sequence[str] = 
         # Most urgent first: money where it is known for all, else units that would be lost.
         by = "gain" if table["gain"].notna().all() else "lost_without"
         table = table.sort_values([by, "unique_id"], ascending=[False, True], ignore_index=True)
-    return Orders(table, dependence, levels, look.origin, [*notes, *look.notes])
+    return Orders(table, plan.dependence, plan.levels, look.origin, [*notes, *look.notes])
 
 
 def write_orders(folder: Path, found: Orders) -> Path:

@@ -2,7 +2,8 @@
 
 - **promote**: the mean over paths of (sales with a promotion − without one) × margin, less what the usual discount
   takes from every unit. Only products with promotions in their past and none planned.
-- **restock**: the units that would be lost without an order until the next delivery, × margin (:mod:`.policy`).
+- **restock**: the units that would be lost without an order until the next delivery, × margin. The order is that of
+  ``trend-client orders`` under the same terms (:func:`~trend_client.decisions.orders.plan_orders`).
 - **mark down**: what lies there beyond the 90 % quantile of the horizon's demand: units that a price cut of a fifth
   would sell beyond plan at the new price, less what the cut takes from the units that sell anyway.
 - **drop**: four of five paths sell nothing over the horizon; frees the stock at cost.
@@ -15,17 +16,19 @@ actions are ranked within their kind alone. Shapes: S series, N paths, H steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_client.decisions.orders import compute, usual_levels
+from trend_client.decisions.orders import described, plan_orders, terms_of
 from trend_client.decisions.paths import Dependence, Sampler
 from trend_client.decisions.policy import lead_times
+from trend_client.decisions.reasons import Fact, worded
 from trend_client.decisions.stock import StockRow
+from trend_client.decisions.words import say, spoken
 from trend_client.why.scenario import with_plan
 from trend_common import __version__
 from trend_common.errors import UsageError
@@ -57,7 +60,7 @@ class Advice:
         unique_id: The series.
         gain, low, high: Mean and 80 % interval, in money or units.
         units: Units that it is about: more sold, ordered, to clear, or lying there.
-        reason: For a person.
+        facts: Why, to be worded in any language (:mod:`trend_client.decisions.reasons`).
     """
 
     action: str
@@ -66,7 +69,12 @@ class Advice:
     low: float
     high: float
     units: float
-    reason: str
+    facts: tuple[Fact, ...]
+
+    @property
+    def reason(self) -> str:
+        """For a person, in the language that is spoken."""
+        return worded(self.facts, spoken())
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,12 @@ class Values:
     Attributes:
         price: Series → price of a unit; those without one have no value in money.
         margin: Share of the price that is left after the cost.
+        known: Series → price and cost that the stock file states; they go first.
     """
 
     price: Mapping[str, float]
     margin: float | None
+    known: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def in_money(self) -> bool:
@@ -90,18 +100,24 @@ class Values:
         """(price, cost) of a unit; (1, 0) where gains are in units, NaN where the price is unknown."""
         if not self.in_money or self.margin is None:
             return 1.0, 0.0
+        if series in self.known:
+            return self.known[series]
         price = self.price.get(series, float("nan"))
         return price, price * (1 - self.margin)
 
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """Everything worth doing, best first within money, or within each action for units."""
+    """Everything worth doing, best first within money, or within each action for units.
+
+    ``names`` has store, product and description of each series that is spoken of.
+    """
 
     advice: tuple[Advice, ...]
     horizon: int
     in_money: bool
     notes: tuple[str, ...]
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -111,9 +127,17 @@ class Recommendation:
             "command": "recommend",
             "horizon": self.horizon,
             "gain_in": "money" if self.in_money else "units",
+            "language": spoken().code,
             "notes": list(self.notes),
             "advice": [
-                {key: round(value, 4) if isinstance(value, float) else value for key, value in vars(one).items()}
+                {
+                    "action": one.action,
+                    "unique_id": one.unique_id,
+                    **self.names.get(one.unique_id, {}),
+                    **{name: round(getattr(one, name), 4) for name in ("gain", "low", "high", "units")},
+                    "reason": one.reason,
+                    "facts": [fact.to_json() for fact in one.facts],
+                }
                 for one in self.advice
             ],
         }
@@ -154,31 +178,31 @@ def recommend(
     if strange:
         raise UsageError(f"The action {strange[0]!r} is unknown.", f"It is one of {', '.join(ACTIONS)}.")
     told = list(notes)
-    steps = max([horizon, *(row.terms.steps for row in stock.values())])
-    forecast, dependence = look.forecast(steps), look.dependence(max(horizon, 14 if look.panel.freq == "D" else 4))
+    dependence = look.dependence(max(horizon, 14 if look.panel.freq == "D" else 4))
     found: list[Advice] = []
     if "promote" in actions:
         found += _promote(look, dependence, values, horizon, told)
     if "restock" in actions and stock:
-        found += _restock(look, forecast, dependence, stock, values)
+        found += _restock(look, stock, values, told)
     if "mark down" in actions and stock:
-        found += _mark_down(look, forecast, dependence, stock, values, horizon, told)
+        found += _mark_down(look, dependence, stock, values, horizon, told)
     if "drop" in actions:
-        found += _drop(look.panel, forecast, dependence, stock, values, horizon)
+        found += _drop(look.panel, look.forecast(horizon), dependence, stock, values, horizon)
     if not stock and {"restock", "mark down"} & set(actions):
-        told.append("Without --stock nothing is said about restocking and marking down.")
+        told.append(say("Without --stock nothing is said about restocking and marking down."))
     order = {name: place for place, name in enumerate(ACTIONS)}
     if values.in_money:
         found.sort(key=lambda one: (-one.gain, one.unique_id))
     else:
-        told.append("Gains are in units, ranked within each action; --margin 0.3 (and prices) gives money.")
+        told.append(say("Gains are in units, ranked within each action; --margin 0.3 (and prices) gives money."))
         found.sort(key=lambda one: (order[one.action], -one.gain, one.unique_id))
-    return Recommendation(tuple(found), horizon, values.in_money, (*told, *look.notes))
+    names = {one.unique_id: described(look.panel, one.unique_id) for one in found}
+    return Recommendation(tuple(found), horizon, values.in_money, (*told, *look.notes), names)
 
 
-def _advice(action: str, series: str, gain: Array, units: float, reason: str) -> Advice:
+def _advice(action: str, series: str, gain: Array, units: float, *facts: Fact) -> Advice:
     low, high = (float(one) for one in np.quantile(gain, _ENDS))
-    return Advice(action, series, float(gain.mean()), low, high, units, reason)
+    return Advice(action, series, float(gain.mean()), low, high, units, facts)
 
 
 def _sums(forecast: Forecast, dependence: Dependence, steps: int) -> Array:
@@ -190,7 +214,7 @@ def _sums(forecast: Forecast, dependence: Dependence, steps: int) -> Array:
 def _promote(look: Outlook, dependence: Dependence, values: Values, horizon: int, told: list[str]) -> list[Advice]:
     panel = look.panel
     if "promo" not in panel.frame:
-        told.append("The sales have no promotions, so nothing is said about promoting.")
+        told.append(say("The sales have no promotions, so nothing is said about promoting."))
         return []
     frame = panel.frame[panel.frame["y"].notna() & ~panel.frame["closed"]]
     past = frame[frame["promo"] > 0].groupby("unique_id")["y"]
@@ -217,11 +241,11 @@ def _promote(look: Outlook, dependence: Dependence, values: Values, horizon: int
         gain = more[row] * (price * (1 - off) - cost) - base[row] * (price - cost)
         if not np.isfinite(gain).all() or gain.mean() <= 0:
             continue
-        reason = (
-            f"{more[row].mean() - base[row].mean():+,.0f} units predicted; in {count[name]:.0f} past "
-            f"steps with a promotion it sold {level[name] / usual[name]:.1f} times the usual"
-        ) + (f", at {100 * off:.0f} % off" if off > 0 else "")
-        found.append(_advice("promote", name, gain, float((more[row] - base[row]).mean()), reason))
+        units = float((more[row] - base[row]).mean())
+        facts = [Fact("promotion", more=units, times=count[name], factor=level[name] / usual[name])]
+        if off > 0:
+            facts.append(Fact("discount", share=off))
+        found.append(_advice("promote", name, gain, units, *facts))
     return found
 
 
@@ -240,50 +264,62 @@ def _numbers(values: pd.Series) -> dict[str, float]:
     return dict(zip(map(str, values.index), values.to_numpy(dtype=np.float64).tolist(), strict=True))
 
 
-def _restock(
-    look: Outlook, forecast: Forecast, dependence: Dependence, stock: Mapping[str, StockRow], values: Values
-) -> list[Advice]:
-    proposals = compute(forecast, stock, dependence, usual_levels(look, stock, dependence), paths=512)
-    ids = tuple(name for name, one in proposals.items() if one.order > 0)
+def _restock(look: Outlook, stock: Mapping[str, StockRow], values: Values, told: list[str]) -> list[Advice]:
+    plan = plan_orders(look, stock)
+    ids = tuple(name for name, one in plan.proposals.items() if one.order > 0)
     if not ids:
         return []
-    sampler = Sampler(dependence, max(stock[name].terms.steps for name in ids), paths=512)
-    path = np.arange(sampler.paths)
-    found = []
-    for part, demand in sampler.demand(forecast.select(ids)):
+    path = np.arange(plan.sampler.paths)
+    found, worthless = [], 0
+    for part, demand in plan.sampler.demand(plan.forecast.select(ids)):
         for name, paths in zip(ids[part], demand, strict=True):
-            row, one = stock[name], proposals[name]
-            arrival = lead_times(row.terms, sampler.extra)
+            row, one = stock[name], plan.proposals[name]
+            arrival = lead_times(row.terms, plan.sampler.extra)
             sums = np.concatenate([np.zeros((len(paths), 1)), np.cumsum(paths, axis=1)], axis=1)
             wanted = sums[path, arrival + row.terms.cover] - sums[path, arrival]
             left = np.maximum(row.position.total - sums[path, arrival], 0.0)
             saved = np.minimum(np.maximum(wanted - left, 0.0), one.order)
             price, cost = values.of(name)
             gain = saved * (price - cost)
-            if np.isfinite(gain).all() and gain.mean() > 0:
-                when = "now" if one.days_left == 0 else f"in about {one.days_left} steps"
-                ends = f"runs out {when}" if one.days_left is not None else "may run out"
-                reason = (
-                    f"{ends}: {100 * one.stockout_without:.0f} % risk before the next delivery, "
-                    f"{100 * one.stockout_with:.0f} % with an order of {one.order:,.0f}"
-                )
-                found.append(_advice("restock", name, gain, one.order, reason))
+            if not (np.isfinite(gain).all() and gain.mean() > 0):
+                worthless += 1
+                continue
+            runs_out = Fact("runs out") if one.days_left is None else Fact("runs out in", steps=one.days_left)
+            facts = (
+                runs_out,
+                Fact("restock", without=one.stockout_without, then=one.stockout_with, order=one.order),
+            )
+            found.append(_advice("restock", name, gain, one.order, *facts))
+    told.append(
+        say(
+            "Restocking quotes the orders of trend-client orders %(terms)s with the same stock file; other terms "
+            "give other orders.",
+            terms=terms_of(stock),
+        )
+    )
+    if worthless:
+        told.append(
+            say(
+                "%(n)s orders of that list are not advised here: their price is unknown, or they bring no more than "
+                "they cost.",
+                n=worthless,
+            )
+        )
     return found
 
 
 def _mark_down(
     look: Outlook,
-    forecast: Forecast,
     dependence: Dependence,
     stock: Mapping[str, StockRow],
     values: Values,
     horizon: int,
     told: list[str],
 ) -> list[Advice]:
-    ids = [name for name in forecast.ids if name in stock and stock[name].position.on_hand > 0]
+    ids = [name for name in look.panel.ids if name in stock and stock[name].position.on_hand > 0]
     if not ids:
         return []
-    base = _sums(forecast.select(ids), dependence, horizon)
+    base = _sums(look.forecast(horizon, ids), dependence, horizon)
     there = np.array([stock[name].position.on_hand for name in ids])
     surplus = there - np.quantile(base, 0.9, axis=1)
     kept = [row for row in range(len(ids)) if surplus[row] >= 1]
@@ -297,31 +333,38 @@ def _mark_down(
     priced = [row for row in kept if ids[row] in prices and different.get(ids[row], 0) >= _FEWEST_PRICES]
     if len(priced) < len(kept):
         told.append(
-            f"{len(kept) - len(priced)} series have more stock than they will sell, but too few past prices to say "
-            "what a lower one would do; they are in no advice."
+            say(
+                "%(n)s series have more stock than they will sell, but too few past prices to say what a lower one "
+                "would do; they are in no advice.",
+                n=len(kept) - len(priced),
+            )
         )
-    if priced and {"returns", "order"} & set(panel.columns):
+    if not priced:
+        return []
+    if {"returns", "order"} & set(panel.columns):
         told.append(
-            "Prices were computed from order lines, where large orders are cheaper: price cuts look too good."
+            say("Prices were computed from order lines, where large orders are cheaper: price cuts look too good.")
         )
+    names = [ids[row] for row in priced]
+    cuts = {name: prices[name] * (1 - _CUT) for name in names}
+    plain = {name: prices[name] for name in names}
+    lower, same = (
+        _sums(look.forecast_of(with_plan(panel, names, horizon, price=one), names, horizon), dependence, horizon)
+        for one in (cuts, plain)
+    )
     found = []
-    # Each has a price of its own, so each is a scenario of its own; the largest surpluses come first.
-    for row in sorted(priced, key=lambda row: -surplus[row])[:100]:
+    for place, row in enumerate(priced):
         name = ids[row]
         price, _ = values.of(name)
-        cut = prices[name] * (1 - _CUT)
-        made = look.forecast_of(with_plan(panel, [name], horizon, price=cut), [name], horizon)
-        plan = look.forecast_of(with_plan(panel, [name], horizon, price=prices[name]), [name], horizon)
-        sold = np.minimum(_sums(made, dependence, horizon)[0], there[row])
-        anyway = np.minimum(_sums(plan, dependence, horizon)[0], there[row])
+        sold, anyway = np.minimum(lower[place], there[row]), np.minimum(same[place], there[row])
         # The stock is paid for: what counts is the money that it brings.
         gain = sold * price * (1 - _CUT) - anyway * price if values.in_money else sold - anyway
         if np.isfinite(gain).all() and gain.mean() > 0:
-            reason = (
-                f"{there[row]:,.0f} on hand, {surplus[row]:,.0f} more than nine of ten courses of the next {horizon} "
-                f"steps sell; at {cut:.4g} instead of {prices[name]:.4g} {(sold - anyway).mean():+,.0f} units"
+            facts = (
+                Fact("surplus", there=there[row], surplus=surplus[row], steps=horizon),
+                Fact("cut", new=cuts[name], old=prices[name], more=float((sold - anyway).mean())),
             )
-            found.append(_advice("mark down", name, gain, float(surplus[row]), reason))
+            found.append(_advice("mark down", name, gain, float(surplus[row]), *facts))
     return found
 
 
@@ -347,9 +390,11 @@ def _drop(
         gain = (there * cost if values.in_money else 0.0) - lost
         if not np.isfinite(gain).all():
             gain = -sums[row]
-        when = f"last sold on {sold[name]}" if name in sold else "never sold"
-        reason = f"{100 * nothing[row]:.0f} % likely to sell nothing in {horizon} steps; {when}" + (
-            f"; {there:,.0f} on hand" if there else ""
-        )
-        found.append(_advice("drop", name, np.asarray(gain), there, reason))
+        facts = [
+            Fact("nothing", share=nothing[row], steps=horizon),
+            Fact("last sold", day=str(sold[name])) if name in sold else Fact("never sold"),
+        ]
+        if there:
+            facts.append(Fact("on hand", there=there))
+        found.append(_advice("drop", name, np.asarray(gain), there, *facts))
     return found

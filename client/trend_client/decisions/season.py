@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trend_client.decisions.outlook import dependence_before
 from trend_client.decisions.paths import Dependence, Sampler
+from trend_client.decisions.words import say
 from trend_common import __version__
 from trend_common.covariates import DEFAULT_CONTEXT, YEAR
 from trend_common.errors import DataError, UsageError
@@ -47,6 +48,7 @@ class Season:
 
     Attributes:
         name: Of the product or category.
+        description: What the file calls a product; "" where it says nothing.
         start, peak, end: 10 %, 50 % and 90 % dates.
         total: The same of the units in the season.
         length: Median number of steps.
@@ -71,6 +73,7 @@ class Season:
     sell_through: tuple[tuple[str, float, float, float], ...]
     leftover: float
     missed: float
+    description: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +139,14 @@ def by_week(panel: SalesPanel, by: str) -> SalesPanel:
         frame = frame[(frame["date"] >= first) & (frame["date"] <= last)]
         frame["date"] = frame["date"] - pd.to_timedelta(frame["date"].dt.dayofweek, unit="D")
     summed = pd.DataFrame(frame.groupby(["product", "date"])["units"].sum(min_count=1).reset_index())
+    course = _course(panel, name)
+    if course is not None:
+        known = course[(course["date"] >= summed["date"].min()) & course["product"].isin(summed["product"])]
+        summed = summed.merge(known, on=["product", "date"], how="outer").sort_values(
+            ["product", "date"], ignore_index=True
+        )
     freq: Freq = "M" if panel.freq == "M" else "W"
-    covered = summed["date"].nunique()
+    covered = summed.loc[summed["units"].notna(), "date"].nunique()
     if covered < YEAR[freq]:
         raise DataError(
             f"The sales cover {covered} whole {'weeks' if freq == 'W' else 'months'}; a season needs {YEAR[freq]}.",
@@ -147,6 +156,25 @@ def by_week(panel: SalesPanel, by: str) -> SalesPanel:
         words = static.drop_duplicates("product").set_index("product")["description"]
         summed["description"] = summed["product"].map(words)
     return from_frame(summed, freq=freq)
+
+
+def _course(panel: SalesPanel, name: pd.Series) -> pd.DataFrame | None:
+    """``product, date`` and the mean promotion, holiday and price of each week or month; None if nothing is planned.
+
+    The past is given beside what is planned, since a model knows of a promotion what it did before.
+    """
+    ahead = panel.future
+    columns = [one for one in ("promo", "holiday", "price") if one in panel.frame and one in ahead]
+    columns = [one for one in columns if ahead[one].notna().any()]
+    if {"returns", "order"} & set(panel.columns):  # such a price follows from what was sold
+        columns = [one for one in columns if one != "price"]
+    if not columns:
+        return None
+    both = pd.concat([panel.frame[["unique_id", "ds", *columns]], ahead[["unique_id", "ds", *columns]]])
+    both = both.assign(product=both["unique_id"].map(name), date=both["ds"])
+    if panel.freq == "D":
+        both["date"] = both["ds"] - pd.to_timedelta(both["ds"].dt.dayofweek, unit="D")
+    return pd.DataFrame(both.groupby(["product", "date"])[columns].mean().dropna(how="all").reset_index())
 
 
 def shortest_runs(paths: Array, share: float = SHARE) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -176,7 +204,14 @@ def shortest_runs(paths: Array, share: float = SHARE) -> tuple[NDArray[np.int64]
 
 
 def season_of(
-    name: str, paths: Array, dates: NDArray[np.datetime64], *, target: float, pack: float, freq: str
+    name: str,
+    paths: Array,
+    dates: NDArray[np.datetime64],
+    *,
+    target: float,
+    pack: float,
+    freq: str,
+    description: str = "",
 ) -> Season:
     """The season on joint paths of a year.
 
@@ -187,6 +222,7 @@ def season_of(
         target: Level at which the season's demand is bought.
         pack: The order is a multiple of it.
         freq: "W" or "M".
+        description: For people, too.
     """
     width = 3 if freq == "W" else 1
     kernel = np.ones(width) / width
@@ -229,11 +265,16 @@ def season_of(
         sell_through=curve,  # type: ignore[arg-type]
         leftover=float(np.maximum(order - total, 0).mean()),
         missed=float(np.maximum(total - order, 0).mean()),
+        description=description,
     )
 
 
 def year_ahead(look: Outlook, panel: SalesPanel) -> tuple[Forecast, Dependence]:
-    """A year ahead of a panel of weeks or months, by the pretrained model, and how its steps hang together."""
+    """A year ahead of a panel of weeks or months, by the pretrained model, and how its steps hang together.
+
+    The blend of the daily forecast says nothing of sums of weeks a year ahead: its weights were compared on other
+    series and another horizon, and an adapter was trained for one frequency.
+    """
     forecaster = look.engine.forecaster(
         None, context=min(DEFAULT_CONTEXT[panel.freq], look.engine.backbone.max_context), country=look.place.country
     )
@@ -264,15 +305,23 @@ def seasons(
         raise UsageError(f"The target is {target:g}.", "It lies from 0.01 to 0.99.")
     panel = by_week(look.panel, by)
     known = dict(zip(panel.static["product"], panel.static.index, strict=True))
-    for name in names:
-        if name not in known:
-            like = nearest(name, list(known))
+    words = panel.static["description"] if by == "product" else pd.Series("", index=panel.static.index)
+    called = {one.casefold(): ident for ident, one in words.items() if one}
+    wanted = [known.get(name, called.get(name.casefold())) for name in names]
+    for name, ident in zip(names, wanted, strict=True):
+        if ident is None:
+            like = nearest(name, [*known, *(one for one in words if one)])
             raise UsageError(f"There is no {by} {name!r}.", f"The nearest name is {like!r}." if like else "")
     forecast, dependence = year_ahead(look, panel)
     if names:
-        forecast = forecast.select([known[name] for name in names])
+        forecast = forecast.select(list(dict.fromkeys(one for one in wanted if one is not None)))
     largest = np.argsort(-forecast.mean.sum(1), kind="stable")[:_LONGEST]
-    notes = [f"Only the {_LONGEST} largest of {len(forecast)} are looked at."] if len(forecast) > _LONGEST else []
+    notes = list(look.notes)
+    notes += (
+        [say("Only the %(n)s largest of %(all)s are looked at.", n=_LONGEST, all=len(forecast))]
+        if len(forecast) > _LONGEST
+        else []
+    )
     forecast = forecast.select([forecast.ids[row] for row in largest])
     sampler = Sampler(dependence, forecast.horizon, paths=512)
     rows: list[Season] = []
@@ -280,9 +329,19 @@ def seasons(
     for part, demand in sampler.demand(forecast):
         for series, paths in zip(forecast.ids[part], demand, strict=True):
             rows.append(
-                season_of(str(product[series]), paths, forecast.ds[0], target=target, pack=pack, freq=panel.freq)
+                season_of(
+                    str(product[series]),
+                    paths,
+                    forecast.ds[0],
+                    target=target,
+                    pack=pack,
+                    freq=panel.freq,
+                    description=str(words[series]),
+                )
             )
     years = panel.frame["ds"].nunique() / YEAR[panel.freq]
     if years < 2:
-        notes.append(f"The sales cover {years:.1f} years: each season is known from one year at most.")
+        notes.append(
+            say("The sales cover %(years)s years: each season is known from one year at most.", years=f"{years:.1f}")
+        )
     return Seasons(tuple(rows), by, panel.freq, dependence, tuple(notes))

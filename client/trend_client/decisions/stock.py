@@ -11,6 +11,7 @@ import numpy as np
 
 from trend_client.decisions.policy import Position, Terms
 from trend_client.decisions.tables import lines, read_named, series_of
+from trend_client.decisions.words import say
 from trend_common.errors import UsageError
 from trend_common.panel import SalesPanel
 
@@ -102,10 +103,18 @@ def read_stock(
     problems.stop()
     notes = []
     if table.ignored:
-        notes.append(f"Columns that mean nothing here: {', '.join(table.ignored)}.")
+        notes.append(say("Columns that mean nothing here: %(names)s.", names=", ".join(table.ignored)))
     if skipped:
-        notes.append(f"{len(skipped)} rows are of products or stores that the sales do not know; passed over.")
+        notes.append(
+            say("%(n)s rows are of products or stores that the sales do not know; passed over.", n=len(skipped))
+        )
     absent = panel.n_series - len(found)
     if absent:
-        notes.append(f"{absent} series of the sales have no row in {path.name}; nothing is ordered for them.")
+        notes.append(
+            say(
+                "%(n)s series of the sales have no row in %(file)s; nothing is ordered for them.",
+                n=absent,
+                file=path.name,
+            )
+        )
     return found, tuple(notes)

@@ -188,8 +188,10 @@ def _catalogue(code: Code) -> Mapping[tuple[str | None, str], str | tuple[str, .
         return {}
     from babel.messages.pofile import read_po
 
-    with files("trend_client.report").joinpath(f"{code}.po").open("rb") as stream:
-        read = read_po(stream, locale=code)
+    read = []
+    for package in ("trend_client.decisions", "trend_client.report"):
+        with files(package).joinpath(f"{code}.po").open("rb") as stream:
+            read += list(read_po(stream, locale=code))
     found: dict[tuple[str | None, str], str | tuple[str, ...]] = {}
     for message in read:
         name = message.id if isinstance(message.id, str) else message.id[0]

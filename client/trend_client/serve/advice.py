@@ -6,7 +6,7 @@ between two batches. What depends on the sales file alone is learned once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, TypeVar
 
@@ -14,9 +14,10 @@ from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trend_client.decisions.blend import load_basis
 from trend_client.decisions.levels import ServiceLevels
 from trend_client.decisions.orders import orders
-from trend_client.decisions.outlook import Outlook
+from trend_client.decisions.outlook import Outlook, method_of
 from trend_client.decisions.paths import Dependence
 from trend_client.decisions.policy import Position, Terms
 from trend_client.decisions.stock import StockRow
@@ -57,8 +58,10 @@ class _Kept(Outlook):
         made = ("levels", dependence.common, dependence.carry, interval, stride)
         return self._once(made, lambda: Outlook.service_levels(self, dependence, interval, stride=stride))
 
-    def forecast(self, steps: int) -> Forecast:
+    def forecast(self, steps: int, ids: Sequence[str] | None = None) -> Forecast:
         """Of all series; the one asked last is kept."""
+        if ids is not None:
+            return Outlook.forecast(self, steps, ids)
         if ("forecast", steps) not in self.memory:
             for key in [key for key in self.memory if key[0] == "forecast"]:
                 del self.memory[key]
@@ -203,7 +206,9 @@ class _Adviser:
             assert served.stored is not None
             assert served.place is not None
             panel = served.stored.windows.panel
-            self._look = _Kept(served.place, panel, served.engine, served.model, served.method)
+            basis = load_basis(served.place.home, panel)
+            method = method_of(served.place, served.model, basis)
+            self._look = _Kept(served.place, panel, served.engine, served.model, method, basis)
         return replace(self._look, notes=[])
 
     async def ask(

@@ -23,12 +23,14 @@ from trend_client.engine import Engine
 from trend_client.home import ClientHome
 from trend_client.outcome import Model, load_model
 from trend_client.parts import Parts, average, overlaid
+from trend_client.planned import planned
 from trend_client.serve.problems import ProblemError
 from trend_client.serve.schemas import ForecastRequest, SalesRow
 from trend_client.serve.settings import MAX_CELLS, MAX_HORIZON, MAX_SERIES, ServeSettings
 from trend_client.siblings import Siblings
 from trend_client.workplace import Workplace
 from trend_common.backbones.base import LEVELS, Batch
+from trend_common.console import console
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import PolicyError, UsageError
 from trend_common.forecasts import Forecast
@@ -151,6 +153,10 @@ class ServedModel:
         freq = _freq_of(place.home) if panel is None else panel.freq
         engine = place.engine()
         model = load_model(place.home, engine, _no_series(freq) if panel is None else panel)
+        if panel is not None:
+            panel, noted = planned(place, panel, model.horizon)
+            for line in noted:
+                console.print(line, soft_wrap=True, markup=False)
         served = cls(
             engine,
             model,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from trend_client.decisions.orders import described
 from trend_client.why.anomalies import anomalies
 from trend_client.why.contributions import GROUPS, Contributions, contributions
 from trend_client.why.similar import Period, similar_periods
@@ -29,10 +30,12 @@ class Explained:
     """Why the forecasts of some series are what they are.
 
     Attributes:
-        method: The model that is explained.
-        contributions: Its parts, over ``steps`` steps.
-        other: Series → what the forecast that the planner got has beyond the model's (another method was chosen or
-            blended, intervals were set right); empty where there is none at hand.
+        method: The model that weighs most.
+        weights: Method → its mean weight in the forecasts of these series.
+        contributions: Parts of what the learned models among the methods say together, over ``steps`` steps.
+        other: Series → what statistical methods, and sums that were made to fit, add to that or take away. Parts and
+            this are together the forecast that the planner gets.
+        names: Series → store, product and description.
         similar: Series → past periods like the last one.
         anomalies: Days outside their interval, of all series that were looked at.
         looked_at: Days that were compared.
@@ -46,6 +49,12 @@ class Explained:
     anomalies: pd.DataFrame
     looked_at: int
     unknown: tuple[str, ...]
+    weights: Mapping[str, float]
+    names: Mapping[str, Mapping[str, str]]
+
+    def total(self, row: int) -> float:
+        """The forecast of a series over the horizon."""
+        return self.contributions.total(row)["forecast"] + self.other[self.contributions.ids[row]]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -55,6 +64,7 @@ class Explained:
             "version": __version__,
             "command": "explain",
             "method": self.method,
+            "weights": {name: round(weight, 4) for name, weight in self.weights.items()},
             "start": str(pd.Timestamp(parts.ds[0]).date()),
             "steps": len(parts.ds),
             "groups": list(GROUPS),
@@ -62,8 +72,10 @@ class Explained:
             "series": [
                 {
                     "unique_id": name,
+                    **self.names.get(name, {}),
                     **{key: round(value, 4) for key, value in parts.total(row).items()},
-                    "other_methods": None if name not in self.other else round(self.other[name], 4),
+                    "other_methods": round(self.other[name], 4),
+                    "forecast": round(self.total(row), 4),
                     "by_step": {
                         group: [round(float(one), 4) for one in parts.parts[row, place]]
                         for place, group in enumerate(GROUPS)
@@ -108,26 +120,70 @@ def explain(
         recent: Steps to look back for days that went otherwise; 0 for none.
         of: Series whose recent days are looked at. Default: all.
     """
-    panel = look.panel
-    windows = PanelWindows(panel, context=look.model.context, country=look.place.country, ahead=steps)
-    where = {name: row for row, name in enumerate(windows.ids)}
-    rows = np.array([where[name] for name in ids], dtype=np.int64)
-    origin = windows.step_of(look.origin)
-    parts = contributions(look.engine, look.model.adapters[look.method], windows, origin, steps, rows)
-    kept, other = look.kept(), {}
-    if kept is not None and kept.horizon >= len(parts.ds):
-        mean = kept.select(ids).mean[:, : len(parts.ds)].sum(1)
-        other = {name: float(mean[row] - parts.forecast[row].sum()) for row, name in enumerate(ids)}
-    found, looked = anomalies(panel, look.trained_before(recent), recent, of) if recent else (pd.DataFrame(), 0)
+    panel, blend = look.panel, look.blend
+    full = look.forecast(steps, ids)
+    parts = mixed(look, ids, max(steps, look.horizon))
+    steps = min(steps, len(parts.ds))
+    parts = Contributions(
+        parts.ids, parts.ds[:steps], parts.base[:, :steps], parts.parts[..., :steps], parts.forecast[:, :steps]
+    )
+    other = full.mean[:, :steps].sum(1) - parts.forecast.sum(1)
+    found, looked = anomalies(panel, look.past, recent, of) if recent else (pd.DataFrame(), 0)
+    weights: dict[str, float] = {}
+    for name in ids:
+        for method, weight in blend.choice.weights_of(name).items():
+            weights[method] = weights.get(method, 0.0) + weight / len(ids)
+    windows = PanelWindows(
+        panel.select([ids[0]]), context=look.model.context, country=look.place.country, ahead=steps
+    )
     return Explained(
         look.method,
         parts,
-        other,
+        {name: float(value) for name, value in zip(ids, other, strict=True)},
         {name: similar_periods(panel, name, steps) for name in list(ids)[:_ALIKE_FOR]},
         found,
         looked,
         _unknown(panel, windows, look.place.country),
+        dict(sorted(weights.items(), key=lambda one: -one[1])),
+        {name: described(panel, name) for name in ids},
     )
+
+
+def mixed(look: Outlook, ids: Sequence[str], steps: int) -> Contributions:
+    """What the learned models say of some series, each series by its own weights among them, taken apart.
+
+    Shapley values are linear in what is explained, so the parts of a weighted mean are the means of the parts.
+    """
+    panel = look.panel
+    windows = PanelWindows(panel, context=look.model.context, country=look.place.country, ahead=steps)
+    where = {name: row for row, name in enumerate(windows.ids)}
+    shares = np.zeros((len(ids), len(look.model.adapters)))
+    methods = list(look.model.adapters)
+    for row, name in enumerate(ids):
+        for method, weight in look.blend.choice.weights_of(name).items():
+            if method in look.model.adapters:
+                shares[row, methods.index(method)] = weight
+    shares[shares.sum(1) == 0, methods.index(look.method)] = 1.0
+    shares /= shares.sum(1, keepdims=True)
+    total: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    for column, method in enumerate(methods):
+        at = np.flatnonzero(shares[:, column] > 0)
+        if not len(at):
+            continue
+        rows = np.array([where[ids[int(row)]] for row in at], dtype=np.int64)
+        one = contributions(
+            look.engine, look.model.adapters[method], windows, windows.step_of(look.origin), steps, rows
+        )
+        if total is None:
+            count, horizon = len(ids), len(one.ds)
+            total = np.zeros((count, horizon)), np.zeros((count, len(GROUPS), horizon)), np.zeros((count, horizon))
+            ds = one.ds
+        share = shares[at, column]
+        total[0][at] += share[:, None] * one.base
+        total[1][at] += share[:, None, None] * one.parts
+        total[2][at] += share[:, None] * one.forecast
+    assert total is not None
+    return Contributions(tuple(ids), ds, *total)
 
 
 def _unknown(panel: SalesPanel, windows: PanelWindows, country: str | None) -> tuple[str, ...]:

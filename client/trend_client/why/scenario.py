@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from trend_client.decisions.paths import Dependence, Sampler
+from trend_client.decisions.words import say
 from trend_common.errors import UsageError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
@@ -78,9 +79,16 @@ class Curve:
 
 
 def with_plan(
-    panel: SalesPanel, ids: Sequence[str], steps: int, *, price: float | None = None, promo: float | None = None
+    panel: SalesPanel,
+    ids: Sequence[str],
+    steps: int,
+    *,
+    price: float | Mapping[str, float] | None = None,
+    promo: float | None = None,
 ) -> SalesPanel:
     """The panel with another price or promotion of these series in the next steps; other plans stay as they are.
+
+    Series may have prices of their own.
 
     A price that was computed from order lines is otherwise not believed ahead, since nobody knew it; the price of a
     scenario is set by a person.
@@ -105,7 +113,8 @@ def with_plan(
     others = plan[~plan.index.isin(every)]
     plan = plan.reindex(every)
     for name, value in wanted.items():
-        plan[name] = float(value)
+        series = plan.index.get_level_values("unique_id")
+        plan[name] = series.map(value).astype(float) if isinstance(value, Mapping) else float(value)
     future = pd.concat([one for one in (plan, others) if len(one)]).sort_index().reset_index()
     known = panel.columns if price is None else {k: v for k, v in panel.columns.items() if k not in _FROM_LINES}
     return replace(panel, future=future, columns=known)
@@ -191,14 +200,28 @@ def what_if(
 
     asked: tuple[Sequence[float | None], Sequence[float | None]] = (prices or (None,), promos or (None,))
     points = tuple(point(price, promo) for price in asked[0] for promo in asked[1])
-    notes = ["This is what the model makes of past prices and promotions, not an experiment; nothing else changes."]
+    notes = [
+        say("This is what the model makes of past prices and promotions, not an experiment; nothing else changes.")
+    ]
     if prices and set(_FROM_LINES) & set(look.panel.columns):
         notes.append(
-            "Prices were computed from order lines, where large orders are cheaper: the effect looks too large."
+            say("Prices were computed from order lines, where large orders are cheaper: the effect looks too large.")
         )
     if prices and sold is not None:
         if any(one.outside for one in points):
-            notes.append(f"So far it was sold at {sold[0]:g} to {sold[2]:g}; beyond, the model can only guess.")
+            notes.append(
+                say(
+                    "So far it was sold at %(low)s to %(high)s; beyond, the model can only guess.",
+                    low=f"{sold[0]:g}",
+                    high=f"{sold[2]:g}",
+                )
+            )
         if sold[3] < _FEWEST_PRICES:
-            notes.append(f"It was sold at {sold[3]} different price(s): little can be learned of what a price does.")
+            notes.append(
+                say("It was sold at %(n)s different price(s): little can be learned of what a price does.", n=sold[3])
+            )
+    if look.basis is not None and look.basis.reconciled == "mint":
+        notes.append(
+            say("forecasts.csv was made to fit its sums (mint); what is said here is of the series by themselves.")
+        )
     return Curve(tuple(ids), horizon, point(None, None), points, tuple(notes))

@@ -107,7 +107,7 @@ def test_the_command(tiny_backbone: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["season", "--name", "even", "--name", "warm", *common])
     seasonal = [one["seasonal"] for one in json.loads(out.read_text())["seasons"]]
     assert done.output.count(" bought before, sold by") == sum(seasonal)
-    assert ("No season: 60 %" in done.output) == (sum(seasonal) < 2)
+    assert ("No season: three fifths" in done.output) == (sum(seasonal) < 2)
     done = CliRunner().invoke(app, ["season", "--name", "warn", *common])
     assert isinstance(done.exception, UsageError)
     assert "'warm'" in done.exception.hint
