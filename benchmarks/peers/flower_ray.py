@@ -1,7 +1,7 @@
 """Flower's own engine on Ray: ``run_simulation`` with FedAvg, the model cached in each actor.  flower_ray.py WORK OUT
 
-Runs in an environment with flwr[simulation]. Clients of Flower's engine remember nothing of their own, so each goes
-past the draws of the rounds before.
+Runs in an environment with flwr[simulation]. Clients of Flower's engine remember nothing of their own; the draws are
+each round's by itself.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def train(message: Message, context: Context) -> Message:
     client = int(context.node_config["partition-id"])
     if client not in _CACHE:
         _CACHE[client] = found.data(client)
-    data, rng = _CACHE[client], work.generator(client)
-    round_ = int(message.content["config"]["server-round"])
-    work.drawn(rng, data, (round_ - 1) * found.work.steps)
+    data, rng = _CACHE[client], work.generator(client, int(message.content["config"]["server-round"]))
     start = {name: array.numpy() for name, array in message.content["arrays"].items()}
     delta = work.train(_CACHE["engine"], found.plan, data, rng, start)
     after = ArrayRecord({name: _array(start[name] + delta[name]) for name in start})

@@ -53,11 +53,12 @@ class Windows(Dataset):
 
     def __init__(self, client: int, data: Any, steps: int) -> None:
         super().__init__(raw_data=(torch.zeros(steps * BATCH),), user_id=str(client))
-        self._data, self._steps, self._rng = data, steps, generator(client)
+        self._client, self._data, self._steps, self._round = client, data, steps, 0
 
     def iter(self, batch_size: int | None) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of one round."""
-        yield from batches(self._data, self._steps, self._rng)
+        self._round += 1
+        yield from batches(self._data, self._steps, generator(self._client, self._round))
 
 
 def main() -> None:

@@ -100,16 +100,9 @@ def load(folder: Path) -> Prepared:
     return Prepared(folder, work, plan, initial, frozen)
 
 
-def generator(client: int) -> np.random.Generator:
-    """A client's draws, as its session seeds them."""
-    return np.random.default_rng(client)
-
-
-def drawn(rng: np.random.Generator, data: TrainingData, steps: int) -> None:
-    """Go past the draws of so many steps, for an engine whose clients remember nothing."""
-    for _ in range(steps):
-        chosen = rng.integers(0, data.n_units, min(BATCH, max(data.n_units * 4, 8)))
-        rng.random(len(chosen))
+def generator(client: int, round_number: int) -> np.random.Generator:
+    """A client's draws in a round from 1, as its session seeds them."""
+    return np.random.default_rng([client, round_number])
 
 
 def train(

@@ -6,6 +6,7 @@ touched; whatever does not fit raises :class:`~trend_common.errors.PolicyError`,
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -80,7 +81,8 @@ class ClientSession:
         shipped_sha256: Hash of the shipped backbone, which the policy allows; default: the engine's.
         adapter_only: Decline to train whatever the plan, and take the shared adapter.
         country: For public holidays where the file has none.
-        seed: Of draws outside private training; None takes one from the operating system.
+        seed: Of draws outside private training, each round by itself, so that a client that starts anew draws what it
+            would have drawn; None takes one from the operating system.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class ClientSession:
         self.adopted: Lineage | None = None
         self._sent = sent
         self._say = on_event
-        self._rng = np.random.default_rng(seed)
+        self._seed = secrets.randbits(64) if seed is None else seed
         self._generator = SecureGenerator()
         self._frozen: Tensors = {}
         self._data: TrainingData | None = None
@@ -379,11 +381,12 @@ class ClientSession:
         key = order.sha256()
         if key not in self._rehearsed:
             assert self._data is not None
+            rng = np.random.default_rng([self._seed, order.round])
             engine = self.engine
             engine.install(plan.adapter, self._frozen)
             engine.use(start)
             if plan.update == "gradient":
-                delta = self._plain_gradient(plan)
+                delta = self._plain_gradient(plan, rng)
             else:
                 fit(
                     engine.backbone,
@@ -391,7 +394,7 @@ class ClientSession:
                     steps=plan.steps,
                     learning_rate=plan.local_learning_rate,
                     batch_size=_PLAIN_BATCH,
-                    rng=self._rng,
+                    rng=rng,
                     proximal_mu=plan.proximal_mu,
                     device=engine.device,
                 )
@@ -399,7 +402,7 @@ class ClientSession:
             self._rehearsed = {key: self._encoded(plan, delta)}
         return self._rehearsed[key]
 
-    def _plain_gradient(self, plan: FederationPlan, chunk: int = 64) -> Tensors:
+    def _plain_gradient(self, plan: FederationPlan, rng: np.random.Generator, chunk: int = 64) -> Tensors:
         """The mean gradient over all units, unclipped and without noise."""
         assert self._data is not None
         engine, data = self.engine, self._data
@@ -408,7 +411,7 @@ class ClientSession:
             value.grad = None
         for begin in range(0, data.n_units, chunk):
             units = np.arange(begin, min(begin + chunk, data.n_units))
-            batch = data.draw(units, plan.windows_per_series, self._rng.random).to(engine.device)
+            batch = data.draw(units, plan.windows_per_series, rng.random).to(engine.device)
             out = engine.backbone(batch).loss_per_sample
             (out.sum() / (plan.windows_per_series * data.n_units)).backward()
         gradient = {}

@@ -21,6 +21,7 @@ from trend_simulations.tune_cli import tune_command
 if TYPE_CHECKING:
     from trend_simulations.compare import Watch
     from trend_simulations.settings import Settings
+    from trend_simulations.shelf import Shelf
     from trend_simulations.sources import Retailer
 
 __all__ = ["app", "main"]
@@ -105,6 +106,10 @@ def root(
     ] = False,
     backbone: Annotated[str, _option("Name or folder of the backbone.", _FEDERATION)] = "trend-small",
     threads: Annotated[int, _option("Threads of torch.", _FEDERATION, min=1)] = 1,
+    workers: Annotated[
+        int,
+        _option("Processes that play the retailers with one model (not with --compare).", _FEDERATION, min=1),
+    ] = 1,
     compare: Annotated[
         str | None,
         _option("Arms to score, by commas: zero-shot, local, federated-dp@8, ...; 'all' for all.", _OUTPUT),
@@ -135,7 +140,13 @@ def root(
         return
     if out is not None:
         raise UsageError("--out is for --write-data.", "Results go to the file that --json names.")
-    found = _retailers(data or [], split_by, group_stores, retailers, step, _sizes(sizes), market)
+    if workers > 1 and (compare is not None or threads > 1):
+        raise UsageError(
+            "--workers is for one federation that is played, with one thread each.",
+            "Leave out --compare and --threads, or --workers.",
+        )
+    shelf = None if compare is not None else _shelf(context)
+    found = _retailers(data or [], split_by, group_stores, retailers, step, _sizes(sizes), market, shelf)
     from trend_simulations.settings import Settings
 
     settings = Settings.of(
@@ -166,7 +177,7 @@ def root(
         )
     _quiet(threads)
     if compare is None:
-        _play(kept, settings, json_path)
+        _play(kept, settings, json_path, workers)
     else:
         _compare(kept, settings, compare, baselines, json_path)
 
@@ -196,6 +207,7 @@ def _retailers(
     freq: Freq | None,
     sizes: tuple[int, int],
     market: int,
+    shelf: Shelf | None = None,
 ) -> list[Retailer]:
     if split_by not in (None, "store"):
         raise UsageError(f"--split-by {split_by} is not possible.", "A file can be split by store.")
@@ -217,7 +229,16 @@ def _retailers(
         if paths:
             return sources.from_files(paths, freq=freq)
         drawn: Literal["D", "W"] = "W" if freq == "W" else "D"
-        return sources.synthetic(wanted or 3, seed=market, freq=drawn, sizes=sizes)
+        return sources.synthetic(wanted or 3, seed=market, freq=drawn, sizes=sizes, shelf=shelf)
+
+
+def _shelf(context: click.Context) -> Shelf:
+    """A place for the sales of many retailers until the command is over."""
+    import tempfile
+
+    from trend_simulations.shelf import Shelf
+
+    return Shelf(Path(context.with_resource(tempfile.TemporaryDirectory(prefix="trend-sim-"))))
 
 
 def _write_data(
@@ -263,12 +284,12 @@ def _watching() -> Iterator[Watch]:
         yield Watch(stage, lambda done: progress.update(task, completed=done), _say)
 
 
-def _play(retailers: list[Retailer], settings: Settings, json_path: Path | None) -> None:
+def _play(retailers: list[Retailer], settings: Settings, json_path: Path | None, workers: int) -> None:
     from trend_common.files import write_json
     from trend_simulations.play import play, played_table
 
     with _watching() as watch:
-        result = play(retailers, settings, watch=watch)
+        result = play(retailers, settings, watch=watch, workers=workers)
     console.print(played_table(result))
     privacy, outcome = result.outcome.plan.privacy, result.outcome
     if privacy is not None:

@@ -1,4 +1,4 @@
-"""One federation in this process: every retailer with a home, a policy and a ledger of its own, and one engine."""
+"""One federation on this machine: the server's own loop and the clients' own apps, in one process or in several."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trend_client.app import make_app
 from trend_client.engine import Engine
-from trend_client.home import ClientHome
-from trend_client.session import ClientSession, SessionEvent
 from trend_common.errors import Declined
-from trend_common.flower.inprocess import InProcessGrid
+from trend_common.flower.forked import ForkedGrid
 from trend_common.flower.keys import load_or_create_key, public_key_text
-from trend_common.privacy.ledger import Ledger
 from trend_common.privacy.plan import signal_to_noise
-from trend_common.privacy.policy import AdapterPolicy, Policy
-from trend_common.protocol import FederationPlan, TrainOrder
+from trend_common.protocol import FederationPlan
 from trend_common.secagg.messages import RosterEntry
 from trend_server.checkpoints import Announcement
 from trend_server.desk import FederationEvent
@@ -30,43 +24,12 @@ from trend_server.federation import LoopSettings, federate
 from trend_server.plans import make_plan
 from trend_server.settings import Bucket, ServerSettings
 from trend_simulations.cases import Adapter
+from trend_simulations.clients import Clock, Member, members
 from trend_simulations.settings import DpRecipe, PlainRecipe, Settings
-from trend_simulations.sources import Retailer
 
 __all__ = ["Member", "Outcome", "announce", "federate_in_process", "members"]
 
 _EXPECTED_BATCH = 30
-
-
-@dataclass
-class Clock:
-    """Seconds inside the clients' rounds, and bytes that they sent."""
-
-    training: float = 0.0
-    payload: int = 0
-
-
-class TimedSession(ClientSession):
-    """A client's session that notes how long its rounds take and how much it sends."""
-
-    clock: Clock
-
-    def sealed(self, order: TrainOrder, adapter: dict[str, NDArray[np.generic]]) -> bytes:
-        """See :meth:`ClientSession.sealed`; masking, where there is any, changes no size."""
-        started = time.perf_counter()
-        payload = super().sealed(order, adapter)
-        self.clock.training += time.perf_counter() - started
-        self.clock.payload = len(payload)
-        return payload
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One simulated client."""
-
-    name: str
-    session: TimedSession
-    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -133,64 +96,13 @@ def announce(
     return make_plan(ServerSettings(**asked), backbone=engine.release(), sha256=engine.sha256, seed=seed)
 
 
-def members(
-    retailers: Sequence[Retailer],
-    engine: Engine,
-    plan: FederationPlan,
-    root: Path,
-    *,
-    seed: int,
-    on_event: Callable[[str, SessionEvent], None] = lambda _name, _event: None,
-    epsilon_total: float | None = None,
-) -> list[Member]:
-    """A client for each retailer, with a home under ``root`` and a policy that allows exactly this plan.
+@dataclass(frozen=True)
+class _Left:
+    """What a client is left with, which may be in another process."""
 
-    ``epsilon_total`` caps all plans of one home together; by default there is room for this one alone.
-    """
-    epsilon = plan.privacy.epsilon if plan.privacy else 1.0
-    delta = plan.privacy.delta if plan.privacy else 1e-5
-    policy = Policy(
-        require_privacy=plan.privacy is not None,
-        epsilon_per_federation=epsilon * 1.001,
-        epsilon_total=(epsilon_total or epsilon) * 1.001,
-        delta_max=delta,
-        noise_multiplier_min=1e-3,
-        min_units=1,
-        backbones=[engine.sha256],
-        steps_max=100_000,
-        adapter=AdapterPolicy(
-            targets=list(plan.adapter.targets),
-            max_parameters=plan.adapter.parameters,
-            max_rank=plan.adapter.rank,
-            max_bytes=4 * sum(spec.size for spec in (*plan.adapter.tensors, *plan.adapter.frozen)),
-        ),
-    )
-    found = []
-    for number, one in enumerate(retailers):
-        home = ClientHome(root / f"{number:04d}")
-        ledger = Ledger(
-            home.ledger_folder / "ledger.jsonl",
-            head_path=home.root / "ledger.head",
-            epsilon_total=policy.epsilon_total,
-            delta=policy.delta_max,
-            durable=False,
-        )
-
-        def tell(event: SessionEvent, name: str = one.name) -> None:
-            on_event(name, event)
-
-        session = TimedSession(
-            home=home,
-            engine=engine,
-            panel=one.panel,
-            policy=policy,
-            ledger=ledger,
-            on_event=tell,
-            seed=seed * 1009 + number,
-        )
-        session.clock = Clock()
-        found.append(Member(one.name, session, ledger))
-    return found
+    clock: Clock
+    spent: float
+    declined: str | None
 
 
 def federate_in_process(
@@ -199,11 +111,22 @@ def federate_in_process(
     *,
     server_lr: float,
     on_round: Callable[[int], None] = lambda _: None,
+    workers: int = 1,
 ) -> Outcome:
     """Play the whole federation: the server's own loop asks the clients' own apps, over a grid without a network.
 
+    Args:
+        joined: The clients.
+        announced: What they are asked to take part in.
+        server_lr: Step size of the server's optimiser.
+        on_round: Told the number of each round that is over.
+        workers: Processes that play the clients. They are forked, so that the model is in memory once; what they
+            note in sessions and ledgers stays with them, but for what the outcome and the homes' files hold. The
+            adapter is the same for any number, bit for bit where there is no noise.
+
     Raises:
         Declined: A client did not accept the plan, with its reason.
+        UsageError: This machine cannot fork.
     """
     plan, started = announced.plan, time.perf_counter()
     secure = plan.secure_aggregation is not None
@@ -215,9 +138,17 @@ def federate_in_process(
         if key is not None
     }
 
+    def left(numbers: Sequence[int]) -> dict[int, _Left]:
+        found = {}
+        for number in numbers:
+            one = joined[number - 1]
+            spent = one.ledger.spent() if plan.privacy else 0.0
+            found[number] = _Left(one.session.clock, spent, one.session.declined)
+        return found
+
     def hear(event: FederationEvent) -> None:
         if event.kind == "declined":
-            _complain(joined)
+            _complain(joined, grid.reports())
         if event.kind == "closed":
             on_round(event.round)
 
@@ -229,15 +160,18 @@ def federate_in_process(
         learning_rate=server_lr,
         adopt_timeout=60.0,
     )
-    with InProcessGrid(lambda node: apps[node], sorted(apps)) as grid:
+    nodes = sorted(apps)
+    with ForkedGrid(
+        apps.__getitem__, nodes, processes=workers, loads=[one.series for one in joined], report=left
+    ) as grid:
         result = federate(
             grid, plan, announced.initial, announced.frozen, settings, events=hear, directory=lambda: roster
         )
-    clocks = [member.session.clock for member in joined]
+        ends = grid.reports()
     ratio = math.inf
     if plan.privacy is not None:
         # Known from public numbers up to the retailers' sizes, which a simulation knows.
-        units = round(float(np.mean([member.session.panel.n_series for member in joined])))
+        units = round(float(np.mean([member.series for member in joined])))
         sigma = plan.privacy.buckets["S"].noise_multiplier
         ratio = signal_to_noise(
             sigma=sigma, steps=plan.rounds, units=units, clients=len(joined), parameters=plan.adapter.parameters
@@ -245,15 +179,16 @@ def federate_in_process(
     return Outcome(
         adapter=Adapter(plan.adapter, announced.frozen, result.adapter),
         plan=plan,
-        spent={member.name: member.ledger.spent() for member in joined} if plan.privacy else {},
-        bytes_up=max(clock.payload for clock in clocks),
+        spent={one.name: ends[number].spent for number, one in enumerate(joined, 1)} if plan.privacy else {},
+        bytes_up=max(one.clock.payload for one in ends.values()),
         seconds=time.perf_counter() - started,
-        training=sum(clock.training for clock in clocks),
+        training=sum(one.clock.training for one in ends.values()),
         signal_to_noise=ratio,
     )
 
 
-def _complain(joined: Sequence[Member]) -> None:
-    for member in joined:
-        if member.session.declined is not None:
-            raise Declined(f"{member.name} declined: {member.session.declined}")
+def _complain(joined: Sequence[Member], ends: dict[int, _Left]) -> None:
+    for number, member in enumerate(joined, 1):
+        reason = ends[number].declined
+        if reason is not None:
+            raise Declined(f"{member.name} declined: {reason}")

@@ -18,7 +18,9 @@ from trend_common import __version__
 from trend_common.errors import DataError
 from trend_simulations.compare import Watch
 from trend_simulations.federation import Outcome, announce, federate_in_process, members
+from trend_simulations.many import mapped
 from trend_simulations.settings import Settings
+from trend_simulations.shelf import Shelf
 from trend_simulations.sources import Retailer, fingerprint
 
 __all__ = ["Played", "play", "played_table"]
@@ -77,14 +79,23 @@ class Played:
         }
 
 
-def play(retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | None = None) -> Played:
+def play(
+    retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | None = None, workers: int = 1
+) -> Played:
     """Play one private federation with the first of the settings' seeds.
 
     Every retailer has its own policy and ledger, in a home that is thrown away at the end.
 
+    Args:
+        retailers: Who takes part.
+        settings: The simulation's.
+        watch: Told how far it is.
+        workers: Processes; see :func:`trend_simulations.federation.federate_in_process`.
+
     Raises:
         DataError: A retailer cannot be scored.
         Declined: A retailer's client did not accept the plan.
+        UsageError: Several workers are wanted on a machine that cannot fork.
     """
     watch, started = watch or Watch(), time.perf_counter()
     engine = Engine(settings.backbone, device="cpu")
@@ -92,11 +103,16 @@ def play(retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | No
         engine, settings, settings.dp, name="simulation", seed=settings.seeds[0], secure=settings.secure
     )
     with tempfile.TemporaryDirectory(prefix="trend-sim-") as folder:
-        joined = members(retailers, engine, announced.plan, Path(folder), seed=settings.seeds[0])
+        shelf = Shelf(Path(folder) / "shelf")
+        joined = members(retailers, engine, announced.plan, Path(folder), seed=settings.seeds[0], shelf=shelf)
         watch.stage(f"{len(retailers)} retailers, {settings.dp.rounds} private rounds", settings.dp.rounds)
         try:
             outcome = federate_in_process(
-                joined, announced, server_lr=settings.dp.server_lr, on_round=lambda number: watch.step(number)
+                joined,
+                announced,
+                server_lr=settings.dp.server_lr,
+                on_round=lambda number: watch.step(number),
+                workers=workers,
             )
         finally:
             for member in joined:
@@ -108,13 +124,21 @@ def play(retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | No
         "zero-shot": engine.forecaster(None, context=settings.context),
         "shared": engine.forecaster(outcome.adapter.tensors, context=settings.context),
     }
-    kept, found = [], []
-    for done, one in enumerate(retailers, 1):
+
+    def tested(number: int) -> Backtest | str:
         try:
-            found.append(backtest(one.panel, settings.horizon, forecasters))
-            kept.append(one)
+            return backtest(retailers[number].panel, settings.horizon, forecasters)
         except DataError as error:
-            watch.say(f"{one.name} cannot be tested: {error.message}")
+            return error.message
+
+    kept, found = [], []
+    for done, result in enumerate(mapped(tested, len(retailers), workers=workers), 1):
+        one = retailers[done - 1]
+        if isinstance(result, str):
+            watch.say(f"{one.name} cannot be tested: {result}")
+        else:
+            found.append(result)
+            kept.append(one)
         watch.step(done)
     if not kept:
         raise DataError("No retailer can be tested.", "Use a shorter --horizon or more history.")

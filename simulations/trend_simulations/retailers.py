@@ -15,7 +15,7 @@ levels, habits and drift are each retailer's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from trend_common.errors import UsageError
 from trend_common.files import replacing
 
-__all__ = ["COLUMNS", "SEGMENTS", "SyntheticRetailer", "make_retailers", "write_retailers"]
+__all__ = ["COLUMNS", "SEGMENTS", "SyntheticRetailer", "draw_retailers", "make_retailers", "write_retailers"]
 
 Array = NDArray[np.float64]
 
@@ -292,7 +292,7 @@ def _weekly(frame: pd.DataFrame) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
-def make_retailers(
+def draw_retailers(
     n: int,
     *,
     seed: int = 0,
@@ -301,8 +301,8 @@ def make_retailers(
     series: tuple[int, int] = (20, 80),
     end: str = "2024-06-29",
     segments: Sequence[str] | None = None,
-) -> list[SyntheticRetailer]:
-    """Draw ``n`` retailers of one market.
+) -> Iterator[SyntheticRetailer]:
+    """Draw ``n`` retailers of one market, one after another.
 
     Args:
         n: How many.
@@ -329,15 +329,18 @@ def make_retailers(
     dates = pd.date_range(end=end, periods=days, freq="D")
     market = _market(seed, dates)
     sizes = np.exp(np.random.default_rng([seed, 1]).uniform(np.log(low), np.log(high), n)).round().astype(int)
-    made = []
     for index in range(n):
         segment = kinds[index % len(kinds)]
         name = f"{segment}-{index // len(kinds) + 1}"
         one = _retailer(market, segment, name, int(sizes[index]), (seed, 2, index))
         frame = one.frame if freq == "D" else _weekly(one.frame)
         frame = frame.sort_values(["store", "product", "date"], ignore_index=True)
-        made.append(SyntheticRetailer(one.name, one.segment, frame, one.series))
-    return made
+        yield SyntheticRetailer(one.name, one.segment, frame, one.series)
+
+
+def make_retailers(n: int, **how: Any) -> list[SyntheticRetailer]:
+    """All of :func:`draw_retailers` in a list."""
+    return list(draw_retailers(n, **how))
 
 
 def write_retailers(
@@ -355,7 +358,7 @@ def write_retailers(
         The paths, in the retailers' order.
     """
     paths = []
-    for retailer in make_retailers(n, seed=seed, freq=freq, days=days, series=series):
+    for retailer in draw_retailers(n, seed=seed, freq=freq, days=days, series=series):
         path = folder / f"{retailer.name}.csv"
         with replacing(path) as temporary:
             retailer.frame.to_csv(

@@ -15,8 +15,9 @@ import pandas as pd
 from trend_common.errors import DataError, UsageError
 from trend_common.panel import SalesPanel, from_frame, read
 from trend_common.scoring import MINIMUM_HISTORY
+from trend_simulations.shelf import Shelf
 
-__all__ = ["Retailer", "fingerprint", "from_files", "from_split", "last_history", "synthetic"]
+__all__ = ["Retailer", "ShelvedRetailer", "fingerprint", "from_files", "from_split", "last_history", "synthetic"]
 
 _ORDER_SEED = 7
 """Of the choice of stores: the same stores whatever the seeds of training are."""
@@ -40,6 +41,40 @@ class Retailer:
         """Number of series."""
         return self.panel.n_series
 
+    def having(self, panel: SalesPanel) -> Retailer:
+        """The same retailer with other sales."""
+        return replace(self, panel=panel)
+
+
+class ShelvedRetailer(Retailer):
+    """A retailer whose sales are read from a shelf each time that they are asked for.
+
+    Args:
+        retailer: Whose sales are put there.
+        shelf: Where.
+        key: Under which name.
+    """
+
+    def __init__(self, retailer: Retailer, shelf: Shelf, key: str) -> None:
+        shelf.put(key, retailer.panel)
+        vars(self).update(name=retailer.name, group=retailer.group, _series=retailer.series, _shelf=shelf, _key=key)
+
+    def having(self, panel: SalesPanel) -> Retailer:
+        """See :meth:`Retailer.having`; the other sales lie on the shelf, too."""
+        mine = vars(self)
+        return ShelvedRetailer(Retailer(self.name, panel, self.group), mine["_shelf"], f"{mine['_key']}-cut")
+
+    @property
+    def panel(self) -> SalesPanel:
+        """The sales, in a copy of its own."""
+        found: SalesPanel = vars(self)["_shelf"].take(vars(self)["_key"])
+        return found
+
+    @property
+    def series(self) -> int:
+        """Number of series."""
+        return int(vars(self)["_series"])
+
 
 def fingerprint(panel: SalesPanel) -> str:
     """SHA-256 of the values that a simulation works on: series, dates, sales, closures and covariates."""
@@ -49,13 +84,25 @@ def fingerprint(panel: SalesPanel) -> str:
 
 
 def synthetic(
-    n: int, *, seed: int, freq: Literal["D", "W"] = "D", days: int = 730, sizes: tuple[int, int] = (20, 80)
+    n: int,
+    *,
+    seed: int,
+    freq: Literal["D", "W"] = "D",
+    days: int = 730,
+    sizes: tuple[int, int] = (20, 80),
+    shelf: Shelf | None = None,
 ) -> list[Retailer]:
-    """``n`` synthetic retailers of one market, read as their own files would be."""
-    from trend_simulations.retailers import make_retailers
+    """``n`` synthetic retailers of one market, read as their own files would be.
 
-    made = make_retailers(n, seed=seed, freq=freq, days=days, series=sizes)
-    return [Retailer(one.name, from_frame(one.frame, freq=freq, name=one.name), one.segment) for one in made]
+    With a ``shelf`` their sales go there as they are drawn, and are never in memory together.
+    """
+    from trend_simulations.retailers import draw_retailers
+
+    found: list[Retailer] = []
+    for number, one in enumerate(draw_retailers(n, seed=seed, freq=freq, days=days, series=sizes)):
+        drawn = Retailer(one.name, from_frame(one.frame, freq=freq, name=one.name), one.segment)
+        found.append(drawn if shelf is None else ShelvedRetailer(drawn, shelf, f"sales-{number}"))
+    return found
 
 
 def from_files(paths: Sequence[Path], *, freq: Literal["D", "W", "M"] | None = None) -> list[Retailer]:
@@ -146,7 +193,7 @@ def last_history(
     """
     kept = []
     for one in retailers:
-        panel = one.panel
+        panel = whole = one.panel
         if history is not None:
             least = MINIMUM_HISTORY[panel.freq]
             if history < least:
@@ -161,7 +208,7 @@ def last_history(
             rng = np.random.default_rng(_ORDER_SEED)
             picked = rng.choice(panel.n_series, max_series, replace=False)
             panel = panel.select(panel.ids[row] for row in sorted(picked))
-        kept.append(replace(one, panel=panel))
+        kept.append(one if panel is whole else one.having(panel))
     if not kept:
         raise DataError(
             f"No retailer has enough history for a horizon of {horizon}.", "Use a shorter --horizon or more data."
