@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from trend_common.forecasts import Forecast
 from trend_common.metrics import SCORED_LEVELS
 
-__all__ = ["Evidence", "panel_weights", "pruned", "series_weights"]
+__all__ = ["Evidence", "best_weights", "panel_weights", "pruned", "series_weights"]
 
 Array = NDArray[np.float64]
 
@@ -87,10 +87,32 @@ def panel_weights(
         names: The M methods.
         evidence: Their losses.
     """
-    data = [_Window(y, forecasts, divisor, names) for y, forecasts in windows]
-    start = np.exp(-_START * evidence.overall)
-    weights = start / start.sum()
     unit = float(np.nanmean(evidence.loss[:, evidence.default])) or 1.0
+    best = best_weights(windows, divisor, names, ratio=evidence.overall, unit=unit)
+    single = np.zeros(len(names))
+    single[evidence.default] = 1.0
+    doubt = 1 / (len(windows) + 1)
+    return pruned((1 - doubt) * best + doubt * single)
+
+
+def best_weights(
+    windows: Sequence[tuple[Array, Mapping[str, Forecast]]],
+    divisor: Array,
+    names: Sequence[str],
+    *,
+    ratio: Array,
+    unit: float,
+) -> Array:
+    """[M] weights of the lowest mean loss of the blend over all series and windows, summing to 1.
+
+    Args:
+        windows, divisor, names: As in :func:`panel_weights`.
+        ratio: [M] log of each method's mean loss over a common one: where the descent starts.
+        unit: The size of a mean loss, which the steps are measured in.
+    """
+    data = [_Window(y, forecasts, divisor, names) for y, forecasts in windows]
+    start = np.exp(-_START * ratio)
+    weights = start / start.sum()
     total = np.zeros(len(names))
     for step in range(_STEPS):
         found = [one.gradient(weights) for one in data]
@@ -100,10 +122,7 @@ def panel_weights(
         weights = weights / weights.sum()
         if step >= _STEPS // 2:  # the mean over the second half settles what single steps jump about
             total += weights
-    single = np.zeros(len(names))
-    single[evidence.default] = 1.0
-    doubt = 1 / (len(windows) + 1)
-    return pruned((1 - doubt) * total / total.sum() + doubt * single)
+    return np.asarray(total / total.sum())
 
 
 def series_weights(panel: Array, evidence: Evidence, *, prior: float) -> Array:

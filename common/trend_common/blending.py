@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trend_common.forecasts import Forecast
 
-__all__ = ["blend"]
+__all__ = ["blend", "gentle_weights"]
 
 Array = NDArray[np.float64]
 
@@ -57,6 +57,22 @@ def blend(forecasts: Mapping[str, Forecast], ids: Sequence[str], weights: Array)
         mean[used] += share[:, None] * one.mean[source]
         ds[used] = one.ds[source]
     return Forecast(tuple(ids), ds, first.levels, np.maximum.accumulate(quantiles, axis=-1), mean)
+
+
+def gentle_weights(losses: Sequence[float] | Array, trust: float) -> Array:
+    """[M] weights ∝ exp(−trust · (loss / lowest loss − 1)), summing to 1.
+
+    Args:
+        losses: [M] mean losses on the same past weeks, above 0. If one is not, or is unknown, nothing can be told
+            from them and all weights are the same.
+        trust: How far those weeks are believed: 0 weighs all alike, large values take the best. At 5, a method that
+            was 10 % worse has .61 of the best one's weight.
+    """
+    known = np.asarray(losses, dtype=np.float64)
+    if not np.isfinite(known).all() or known.min() <= 0:
+        known = np.ones(len(known))
+    weights = np.exp(-trust * (known / known.min() - 1))
+    return np.asarray(weights / weights.sum())
 
 
 def _rows(forecast: Forecast, ids: Sequence[str]) -> NDArray[np.int64]:

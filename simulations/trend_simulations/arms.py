@@ -5,10 +5,12 @@ Every choice (steps, step sizes, recipes, gates) is made on the validation horiz
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 
 from trend_client.engine import Engine, PersonalSettings
 from trend_client.training import TrainingData, fit
+from trend_client.weighing import best_weights
 from trend_common import adapters
 from trend_common.backbones.base import Batch
+from trend_common.blending import gentle_weights
 from trend_common.tensors import Tensors
 from trend_simulations.boosted import choose_boosted
 from trend_simulations.cases import Adapter, Case, Model
@@ -36,6 +40,9 @@ from trend_simulations.settings import (
 __all__ = ["Study", "run_arm", "run_models"]
 
 Say = Callable[[str], None]
+
+_DOUBT: Final = 10.0
+"""Trust at which the weights are half those of the best blend: a year of sales at the default trust."""
 
 
 @dataclass
@@ -100,17 +107,36 @@ def _with(arm: str, epsilon: float | None) -> str:
 
 
 def _blend(study: Study, case: Case, row: int, arms: Sequence[str]) -> Model:
-    """Weights fall with the loss on the retailer's own validation, gently: one horizon says little."""
+    """Weights by the retailer's own validation horizon, trusted the more, the more years there were to train on.
+
+    One horizon is one season. What was learned of half a year may be wrong in the next, so there the weights fall
+    gently with the loss; where every season was in the training, they are nearly those of the best blend. A part
+    that repeats another, as a local adapter does for which no training was best, weighs nothing.
+    """
     parts: list[Adapter | str] = [*(run_arm(study, arm)[row] for arm in arms), BLENDED_METHOD]
-    losses = []
-    for part in parts:
-        made = Model(((part, 1.0),)).raw(study.engine, case, case.cut.validation, case.validation.ids)
-        losses.append(case.validation.relative_wql(made))
-    known = np.array(losses)
-    if not np.isfinite(known).all() or known.min() <= 0:
-        known = np.ones(len(parts))
-    weights = np.exp(-study.settings.trust * (known / known.min() - 1))
-    return Model(tuple(zip(parts, (weights / weights.sum()).tolist(), strict=True)))
+    truth = case.validation
+    made = {
+        str(number): Model(((part, 1.0),)).raw(study.engine, case, case.cut.validation, truth.ids)
+        for number, part in enumerate(parts)
+    }
+    kept = [
+        name
+        for name, one in made.items()
+        if not any(
+            np.array_equal(one.quantiles, made[other].quantiles) for other in itertools.takewhile(name.__ne__, made)
+        )
+    ]
+    losses = np.array([truth.relative_wql(made[name]) for name in kept])
+    trust = study.settings.trust * case.years
+    weights = gentle_weights(losses, trust)
+    if np.isfinite(losses).all() and losses.min() > 0:
+        level = np.ones(len(truth.ids))  # all units sold weigh alike, as in WQL
+        unit = float(np.nanmean(np.abs(truth.y))) * truth.naive_wql * float(losses.min())
+        best = best_weights([(truth.y, made)], level, kept, ratio=np.log(losses / losses.min()), unit=unit)
+        share = trust / (trust + _DOUBT)
+        weights = share * best + (1 - share) * weights
+    found = dict(zip(kept, weights.tolist(), strict=True))
+    return Model(tuple((part, found.get(str(number), 0.0)) for number, part in enumerate(parts)))
 
 
 def run_arm(study: Study, arm: str) -> list[Adapter]:

@@ -11,6 +11,7 @@ from trend_client.engine import Engine, level_hints
 from trend_client.training import TrainingData
 from trend_common.baselines import baseline_forecast
 from trend_common.calibration import Calibration
+from trend_common.covariates import YEAR
 from trend_common.errors import DataError
 from trend_common.forecasts import Forecast
 from trend_common.metrics import SeasonalError, wql
@@ -63,7 +64,8 @@ class Model:
     def raw(self, engine: Engine, case: Case, origin: pd.Timestamp, ids: tuple[str, ...]) -> Forecast:
         """The mean before its calibration, for the series ``ids``."""
         made = []
-        for part, _ in self.parts:
+        used = [(part, weight) for part, weight in self.parts if weight > 0]
+        for part, _ in used:
             if isinstance(part, str):
                 made.append(case.statistical(part, origin).select(ids))
             else:
@@ -71,7 +73,7 @@ class Model:
                 made.append(case.forecast(engine, origin).select(ids))
         if len(made) == 1:
             return made[0]
-        weights = [weight for _, weight in self.parts]
+        weights = [weight for _, weight in used]
         return Forecast.repaired(
             ids,
             made[0].ds,
@@ -126,6 +128,11 @@ class Case:
     data: TrainingData
     validation: Truth
     test: Truth
+
+    @property
+    def years(self) -> float:
+        """Years of sales before the validation."""
+        return self.data.train_end / YEAR[self.retailer.panel.freq]
 
     def forecast(self, engine: Engine, origin: pd.Timestamp) -> Forecast:
         """The engine's forecast from ``origin``, with the adapter that it wears."""

@@ -164,8 +164,9 @@ class Settings:
             validation in the mean over the retailers.
         threads: Of torch.
         calibrate: Whether every arm's intervals are calibrated by each retailer on its validation horizon.
-        trust: η of the blends' weights exp(−η · (loss / lowest loss − 1)): how far a retailer believes its own
-            validation horizon. 0 weighs all parts alike; large values take the best.
+        trust: How far a retailer believes its own validation horizon, for each year of sales before it. With η =
+            trust · years the blends' weights are those of the best blend there by η / (η + 10), and for the rest
+            ∝ exp(−η · (loss / lowest loss − 1)). 0 weighs all parts alike.
         secure: Whether the private federations are played with secure aggregation.
     """
 
@@ -182,7 +183,7 @@ class Settings:
     central: LocalRecipe = field(default_factory=lambda: LocalRecipe(checkpoints=(50, 100, 200, 400), rank=4))
     threads: int = 1
     calibrate: bool = True
-    trust: float = 5.0
+    trust: float = 10.0
     secure: bool = False
 
     @classmethod
