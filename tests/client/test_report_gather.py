@@ -67,7 +67,11 @@ def test_advice_is_read_from_the_json_of_its_command(home: ClientHome, tmp_path:
     path = tmp_path / "out" / "recommend.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"gain_in": "units", "advice": [row, {"action": "x"}, 3]}))
-    assert gathered(home, path.parent, ())["recommendations"] == {"gain_in": "units", "advice": [row]}
+    assert gathered(home, path.parent, ())["recommendations"] == {
+        "gain_in": "units",
+        "language": "en",
+        "advice": [row],
+    }
     path.write_text("{}")
     assert gathered(home, path.parent, ())["recommendations"] is None
 

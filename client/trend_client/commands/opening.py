@@ -62,4 +62,4 @@ def tell_notes(notes: Sequence[str]) -> None:
     from trend_common.console import console
 
     for note in dict.fromkeys(notes):
-        console.print(f"{say('Note:')} {escape(note)}", soft_wrap=True)
+        console.print(escape(say("Note: %(text)s", text=note)), soft_wrap=True)

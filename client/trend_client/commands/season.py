@@ -103,12 +103,13 @@ def _show(found: Seasons, *, curves: bool) -> None:
         table.add_column(heading)
     for heading in (say("units (80 % interval)"), say("buy before")):
         table.add_column(heading, justify="right")
+    none, running = say("(no season)"), say("or running")
     for one in shown[:_SHOWN]:
         name = named({"product": one.name, "description": one.description})
         low, middle, high = (f"{value:,.0f}" for value in one.total)
         table.add_row(
-            name + ("" if one.seasonal else f" {say('(no season)')}"),
-            _span(one.start) + (f" {say('or running')}" if one.running else ""),
+            name + ("" if one.seasonal else f" {none}"),
+            _span(one.start) + (f" {running}" if one.running else ""),
             _span(one.peak),
             _span(one.end),
             say("%(middle)s (%(low)s to %(high)s)", middle=middle, low=low, high=high),

@@ -136,11 +136,11 @@ def _show(found: Curve, first: Mapping[str, str], notes: list[str]) -> None:
     most = max(point.mean for point in (found.plan, *found.points)) or 1.0
     planned = say("as planned")
     for point in (found.plan, *found.points):
-        new = f" {say('(new)')}" if point.outside else ""
+        mark = say("(new)") if point.outside else ""
         change = "" if point is found.plan or found.plan.mean <= 0 else f"{point.mean / found.plan.mean - 1:+.1%}"
         profit = "-" if point.profit is None else f"{point.profit:,.0f}"
         table.add_row(
-            planned if point.price is None else f"{point.price:g}{new}",
+            planned if point.price is None else f"{point.price:g} {mark}".rstrip(),
             planned if point.promo is None else f"{point.promo:g}",
             f"{point.mean:,.0f}",
             say("%(low)s to %(high)s", low=f"{point.low:,.0f}", high=f"{point.high:,.0f}"),

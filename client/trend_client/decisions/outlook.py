@@ -213,6 +213,7 @@ def outlook(place: Workplace, steps: int | None = None, *, blends: bool = True) 
         steps: How far ahead the command looks; default the forecast's horizon.
         blends: Whether the command forecasts by the blend, so that its state is worth a note.
     """
+    from trend_client.backtest import METHOD_NAMES
     from trend_client.outcome import load_model
 
     panel, engine = place.panel(), place.engine()
@@ -225,9 +226,9 @@ def outlook(place: Workplace, steps: int | None = None, *, blends: bool = True) 
     if basis is None:
         look.notes.append(
             say(
-                "No forecast of these sales lies in the home, so nothing has compared methods: the model "
-                "%(method)s answers alone. Run trend-client forecast first.",
-                method=look.method,
+                "No forecast of these sales lies in the home, so no methods have been compared: %(method)s answers "
+                "alone. Run trend-client forecast first.",
+                method=say(METHOD_NAMES.get(look.method, look.method)),
             )
         )
     elif not look.written_steps:

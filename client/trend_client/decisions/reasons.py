@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from trend_client.decisions.words import N_
+from trend_client.report.language import N_
 
 if TYPE_CHECKING:
     from trend_client.report.language import Language

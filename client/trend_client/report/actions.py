@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trend_client.decisions.reasons import facts_of, worded
 from trend_client.report.language import N_
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def seasons(rows: Sequence[Mapping[str, Any]] | None, lang: Language) -> list[di
     return [
         {
             "product": str(row["name"]),
-            "description": "",
+            "description": str(row.get("description", "")),
             "start": _between(row["start"], lang),
             "peak": lang.date(row["peak"][1]),
             "end": _between(row["end"], lang),
@@ -163,7 +164,8 @@ def recommendations(
 
     Args:
         found: As in ``recommend.json``: ``gain_in`` ("money" or "units") and ``advice``, each ``action, unique_id,
-            gain, low, high, reason``. Reasons are worded in English, and left out in other languages.
+            gain, low, high, reason`` and the ``facts`` that reasons are worded from in any language; where they are
+            absent, a reason in another language than the report's is left out.
         names: Series → its texts.
         lang: The language.
     """
@@ -182,8 +184,16 @@ def recommendations(
                     low=lang.amount(round(float(row["low"]), 1)),
                     high=lang.amount(round(float(row["high"]), 1)),
                 ),
-                "reason": str(row["reason"]) if lang.code == "en" else "",
+                "reason": _reason(row, str(found.get("language", "en")), lang),
             }
         )
     more = len(found["advice"]) - ADVICE_SHOWN
     return {"rows": rows, "money": found["gain_in"] == "money", "more": lang.number(more) if more > 0 else ""}
+
+
+def _reason(row: Mapping[str, Any], written_in: str, lang: Language) -> str:
+    """Why, in the report's language; "" where that cannot be said."""
+    facts = facts_of(row.get("facts"))
+    if facts:
+        return worded(facts, lang)
+    return str(row["reason"]) if lang.code == written_in else ""

@@ -82,7 +82,11 @@ def _advice(path: Path, *, newer_than: Path) -> dict[str, Any] | None:
     found = _json(path, newer_than)
     if found is None or "gain_in" not in found:
         return None
-    return {"gain_in": found["gain_in"], "advice": _whole(found.get("advice"), _ADVICE)}
+    return {
+        "gain_in": found["gain_in"],
+        "language": found.get("language", "en"),
+        "advice": _whole(found.get("advice"), _ADVICE),
+    }
 
 
 def _json(path: Path, newer_than: Path) -> dict[str, Any] | None:
