@@ -17,6 +17,7 @@ from trend_client.options import (
     DecimalOption,
     DeviceOption,
     FreqOption,
+    FutureOption,
     HomeOption,
     UntilOption,
     VerboseOption,
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     @app.command("serve")
     def serve_command(
         data: DataOption = None,
+        future: FutureOption = None,
         home: HomeOption = None,
         columns: ColumnsOption = None,
         date_format: DateFormatOption = None,
@@ -67,6 +69,9 @@ def register(app: typer.Typer) -> None:
         max_queue: Annotated[
             int, typer.Option(min=500, help="Series that may wait; beyond it callers are told when to come again.")
         ] = 1024,
+        max_advice: Annotated[
+            int, typer.Option(min=1, max=1000, help="What-ifs, orders and explanations that may wait; then 503.")
+        ] = 8,
         max_body: Annotated[int, typer.Option(min=1024, metavar="BYTES", help="Of a request.")] = 8 * 2**20,
         latency_alert: Annotated[
             float, typer.Option(min=1, metavar="MS", help="Alert if 1 of 100 requests takes longer.")
@@ -91,12 +96,18 @@ def register(app: typer.Typer) -> None:
                 'pip install "trend-federated[serve]"',
             )
         from trend_client.cli import _place
+        from trend_client.planned import planned
         from trend_client.serve.run import run
         from trend_client.serve.settings import ServeSettings, check_address
+        from trend_common.covariates import DEFAULT_HORIZON
 
         place = _place(
             home, data, columns, freq, date_format, decimal, until, country, device, backbone, needs_data=False
         )
+        if future is not None and place.source.path:
+            place.future = future
+            panel = place.panel()
+            planned(place, panel, DEFAULT_HORIZON[panel.freq])  # which keeps it, or says what is wrong with it
         if precision not in ("float32", "int8"):
             raise UsageError(f"--precision is {precision!r}.", "It is float32 or int8.")
         if max_batch % 8:
@@ -115,6 +126,7 @@ def register(app: typer.Typer) -> None:
             max_batch=max_batch,
             max_wait_ms=max_wait,
             max_queue=max_queue,
+            max_advice=max_advice,
             max_body=max_body,
             latency_alert_ms=latency_alert,
             drift_tolerance=drift_alert,

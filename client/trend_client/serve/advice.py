@@ -1,71 +1,24 @@
-"""What-if, orders and explanations over HTTP: the same functions as the offline commands, on the model in memory.
-
-They take longer than a forecast, since they look at all series or at many scenarios; each runs in the model's thread,
-between two batches. What depends on the sales file alone is learned once.
+"""What-if, orders and explanations over HTTP: the same functions as the offline commands, in a process of their own
+(:mod:`trend_client.serve.desk`), so that no forecast waits for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trend_client.decisions.blend import load_basis
-from trend_client.decisions.levels import ServiceLevels
-from trend_client.decisions.orders import orders
-from trend_client.decisions.outlook import Outlook, method_of
-from trend_client.decisions.paths import Dependence
-from trend_client.decisions.policy import Position, Terms
-from trend_client.decisions.stock import StockRow
 from trend_client.serve.problems import documented
 from trend_client.serve.schemas import Horizon, Name, Strict, Units, Whole
-from trend_client.serve.served import ServedModel
 from trend_client.serve.service import Service
 from trend_client.serve.settings import MAX_SERIES
-from trend_client.why.explain import explain
-from trend_client.why.scenario import what_if
-from trend_common.forecasts import Forecast
 
 __all__ = ["router"]
 
 _MOST_EXPLAINED: Final = 20
 _MOST_TOGETHER: Final = 100
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class _Kept(Outlook):
-    """A home's outlook that computes each thing about all series once; used in the model's thread alone."""
-
-    memory: dict[tuple[object, ...], Any] = field(default_factory=dict)
-
-    def _once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        if key not in self.memory:
-            self.memory[key] = make()
-        found: T = self.memory[key]
-        return found
-
-    def dependence(self, steps: int) -> Dependence:
-        """As it was learned from all series."""
-        return self._once(("dependence", steps), lambda: Outlook.dependence(self, steps))
-
-    def service_levels(self, dependence: Dependence, interval: int, *, stride: int) -> ServiceLevels:
-        """As they were learned from all series."""
-        made = ("levels", dependence.common, dependence.carry, interval, stride)
-        return self._once(made, lambda: Outlook.service_levels(self, dependence, interval, stride=stride))
-
-    def forecast(self, steps: int, ids: Sequence[str] | None = None) -> Forecast:
-        """Of all series; the one asked last is kept."""
-        if ids is not None:
-            return Outlook.forecast(self, steps, ids)
-        if ("forecast", steps) not in self.memory:
-            for key in [key for key in self.memory if key[0] == "forecast"]:
-                del self.memory[key]
-        return self._once(("forecast", steps), lambda: Outlook.forecast(self, steps))
 
 
 class WhatIfRequest(Strict):
@@ -193,79 +146,31 @@ class ExplainAnswer(BaseModel):
     series: list[dict[str, Any]]
 
 
-class _Adviser:
-    """The outlook of a worker, made at the first question."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._look: _Kept | None = None
-
-    def look(self, served: ServedModel) -> _Kept:
-        """With notes of its own."""
-        if self._look is None:
-            assert served.stored is not None
-            assert served.place is not None
-            panel = served.stored.windows.panel
-            basis = load_basis(served.place.home, panel)
-            method = method_of(served.place, served.model, basis)
-            self._look = _Kept(served.place, panel, served.engine, served.model, method, basis)
-        return replace(self._look, notes=[])
-
-    async def ask(
-        self, ids: list[str], answer: Callable[[_Kept, list[str], int], T], horizon: int | None = None
-    ) -> T:
-        """Answer in the model's thread."""
-        served = self._service.model
-        job = served.stored_job(ids, horizon, None)
-        wanted = list(dict.fromkeys(ids))
-        return await self._service.advised(job.size, lambda: answer(self.look(served), wanted, job.horizon))
-
-
 def router(service: Service, token: HTTPBearer) -> APIRouter:
     """The endpoints."""
-    found, adviser = APIRouter(tags=["decisions"], dependencies=[Depends(token)]), _Adviser(service)
+    found = APIRouter(tags=["decisions"], dependencies=[Depends(token)])
     errors = documented(400, 401, 404, 409, 413, 422, 503)
+
+    async def ask(kind: str, body: BaseModel, ids: list[str]) -> dict[str, Any]:
+        service.model.known(ids)
+        return await service.desk.ask(kind, body.model_dump())
 
     @found.post("/v1/what-if", summary="Other prices or promotions", responses=errors)
     async def scenarios(body: WhatIfRequest) -> WhatIfAnswer:
-        """What the model makes of other prices and promotions of some series, beside the plan as it is."""
-
-        def answer(look: _Kept, ids: list[str], horizon: int) -> WhatIfAnswer:
-            made = what_if(look, ids, horizon, prices=body.prices, promos=body.promos, cost=body.cost)
-            return WhatIfAnswer.model_validate(made.to_json())
-
-        return await adviser.ask(body.ids, answer, body.horizon)
+        """What the forecast makes of other prices and promotions of some series, beside the plan as it is."""
+        return WhatIfAnswer.model_validate(await ask("what-if", body, body.ids))
 
     @found.post("/v1/orders", summary="What to order", responses=errors)
     async def order_list(body: OrdersRequest) -> OrdersAnswer:
         """Order quantities, reorder points and safety stock from the forecast, as ``trend-client orders`` gives them.
 
-        The first request learns from all series how demand hangs together, and takes longer.
+        The first request learns from past forecasts how demand hangs together, and takes longer.
         """
-        terms = Terms(**body.terms.model_dump())
-        stock = {
-            one.id: StockRow(Position(one.on_hand, one.on_order), replace(terms, **one.model_dump(include=_own(one))))
-            for one in body.stock
-        }
-
-        def answer(look: _Kept, _ids: list[str], _horizon: int) -> OrdersAnswer:
-            made = orders(look, stock).to_json()
-            return OrdersAnswer(origin=made["origin"], orders=made["orders"], notes=made["notes"])
-
-        return await adviser.ask([one.id for one in body.stock], answer)
+        return OrdersAnswer.model_validate(await ask("orders", body, [one.id for one in body.stock]))
 
     @found.post("/v1/explain", summary="Why a forecast is what it is", responses=errors)
     async def why(body: ExplainRequest) -> ExplainAnswer:
         """The contributions of history, season, price, promotion, holiday and text; similar past periods."""
-
-        def answer(look: _Kept, ids: list[str], horizon: int) -> ExplainAnswer:
-            return ExplainAnswer.model_validate(explain(look, ids, horizon, recent=0).to_json())
-
-        return await adviser.ask(body.ids, answer, body.horizon)
+        return ExplainAnswer.model_validate(await ask("explain", body, body.ids))
 
     return found
-
-
-def _own(item: StockItem) -> set[str]:
-    """The terms that a product has of its own."""
-    return {name for name in ("moq", "pack") if getattr(item, name) is not None}

@@ -42,7 +42,7 @@ def forecast_json(job: Job, forecast: Forecast, levels: Sequence[float] | None, 
     static = job.panel.static.loc[list(forecast.ids), ["store", "product"]].to_numpy().tolist()
     body = {
         "method": job.method,
-        "precision": precision,
+        "precision": precision if job.ready is None else "float32",
         "freq": job.panel.freq,
         "forecasts": [
             {

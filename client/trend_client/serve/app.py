@@ -243,7 +243,7 @@ def _add_forecasts(app: FastAPI, service: Service) -> None:
             _size(body),
             lambda: served.job(body),
             lambda job, found: forecast_json(job, found, body.levels, served.precision),
-            quick=body.ids is not None,
+            quick=served.quick(body),
         )
         return Response(content, media_type="application/json")
 

@@ -127,8 +127,10 @@ class Wanted(Strict):
     """What every request about forecasts may say."""
 
     horizon: Horizon | None = Field(default=None, description="Steps ahead. Default: the federation's.")
-    method: Literal["zero-shot", "shared", "personal"] | None = Field(
-        default=None, description="Which model. Default: the best of them on the backtest, as GET /v1/model says."
+    method: Literal["chosen", "zero-shot", "shared", "personal"] | None = Field(
+        default=None,
+        description='"chosen" is the blend of trend-client forecast, the others are one model alone. Default: the '
+        "blend where a forecast was made of these sales, else one model, as GET /v1/model says.",
     )
 
 

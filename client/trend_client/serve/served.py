@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -19,7 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trend_client.decisions.blend import SLOW, load_basis
+from trend_client.decisions.outlook import Outlook, method_of
 from trend_client.engine import Engine
+from trend_client.gate import CHOSEN, Choice
 from trend_client.home import ClientHome
 from trend_client.outcome import Model, load_model
 from trend_client.parts import Parts, average, overlaid
@@ -30,6 +33,8 @@ from trend_client.serve.settings import MAX_CELLS, MAX_HORIZON, MAX_SERIES, Serv
 from trend_client.siblings import Siblings
 from trend_client.workplace import Workplace
 from trend_common.backbones.base import LEVELS, Batch
+from trend_common.baselines import baseline_forecast
+from trend_common.closures import without_shut_days
 from trend_common.console import console
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.errors import PolicyError, UsageError
@@ -81,6 +86,8 @@ class Job:
         horizon: H.
         method: By which model.
         findings: What was noticed in the rows of the request.
+        said: For the blend, what the statistical methods among it say of these series.
+        ready: The answer, where the forecast files have it.
     """
 
     prepared: Prepared
@@ -88,6 +95,8 @@ class Job:
     horizon: int
     method: str
     findings: tuple[Finding, ...] = ()
+    said: Mapping[str, Forecast] = field(default_factory=dict)
+    ready: Forecast | None = None
 
     @property
     def size(self) -> int:
@@ -133,6 +142,8 @@ class ServedModel:
         self._quick: dict[tuple[str, int], Forecaster] = {}
         self.stored: Prepared | None = None
         self.position: dict[str, int] = {}
+        self.choice: Choice | None = None
+        self.written: Forecast | None = None
         if panel is not None:
             self.stored = Prepared.of(panel, context=model.context, country=country, ahead=MAX_HORIZON)
             self.position = {series: row for row, series in enumerate(panel.ids)}
@@ -168,10 +179,26 @@ class ServedModel:
             max_batch=settings.max_batch,
         )
         served.place = place
+        if panel is not None:
+            served._as_forecast(place, panel)
         if settings.precision == "int8":
             served._quicken()
         served._warm_up()
         return served
+
+    def _as_forecast(self, place: Workplace, panel: SalesPanel) -> None:
+        """Answer with the blend of ``trend-client forecast``, and with its files as far as they hold."""
+        basis = load_basis(place.home, panel)
+        if basis is None:
+            return
+        method = method_of(place, self.model, basis)
+        look = Outlook(place, panel, self.engine, self.model, method, basis)
+        if basis.choice is not None:
+            self.choice = look.blend.choice
+            self.method, self.chosen_by = CHOSEN, "the weights of the last backtest, as trend-client forecast"
+        if look.written_steps and (basis.choice is not None or self.method == method):
+            self.written = look.kept(panel.ids)
+        self.model = replace(self.model, horizon=basis.horizon)
 
     def _quicken(self) -> None:
         """Make an int8 copy of each model that is as good on past windows of the sales file; others stay in torch.
@@ -226,13 +253,22 @@ class ServedModel:
         horizon = request.horizon or (self.model.horizon if panel.freq == self.freq else DEFAULT_HORIZON[panel.freq])
         prepared = Prepared.of(panel, context=context, country=self.country, ahead=horizon)
         method = self._method(request.method, panel.freq)
-        return Job(prepared, np.arange(panel.n_series), horizon, method, panel.findings)
+        job = Job(prepared, np.arange(panel.n_series), horizon, method, panel.findings)
+        return self._with_said(job)
 
-    def stored_job(self, ids: Sequence[str], horizon: int | None, method: str | None) -> Job:
-        """Windows of series of the sales file.
+    def quick(self, request: ForecastRequest) -> bool:
+        """Whether making the job takes next to nothing."""
+        if request.ids is None:
+            return False
+        method = request.method or self.method
+        horizon = request.horizon or self.model.horizon
+        return method != CHOSEN or (self.written is not None and horizon <= self.written.horizon)
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """The series, each once.
 
         Raises:
-            ProblemError: A series or method that is not there.
+            ProblemError: There is no sales file, or it lacks one of them.
         """
         wanted = list(dict.fromkeys(ids))
         if self.stored is None:
@@ -250,12 +286,52 @@ class ServedModel:
                 f"{len(missing)} of {len(wanted)} series are not in the sales file: {', '.join(missing[:5])}.",
                 "GET /v1/series lists all ids. A series that the file lacks can be forecast from rows.",
             )
+        return wanted
+
+    def _with_said(self, job: Job) -> Job:
+        """A job of the blend with the forecasts of the statistical methods that it needs."""
+        if job.method != CHOSEN or self.choice is None:
+            return job
+        panel, windows = job.panel, job.prepared.windows
+        ids = [windows.ids[row] for row in job.rows]
+        origin, said = next_origin(panel), {}
+        for name in self.choice.used:
+            if name in self.model.adapters:
+                continue
+            mine = [one for one in ids if name not in SLOW or name in self.choice.weights_of(one)]
+            if mine:
+                part = replace(panel.select(mine), until=panel.calendar_end)
+                said[name] = baseline_forecast([name], part, origin, job.horizon)[name]
+        return replace(job, said=said)
+
+    def stored_job(self, ids: Sequence[str], horizon: int | None, method: str | None) -> Job:
+        """Windows of series of the sales file.
+
+        Raises:
+            ProblemError: A series or method that is not there.
+        """
+        wanted = self.known(ids)
+        assert self.stored is not None
         rows = np.array([self.position[name] for name in wanted], dtype=np.int64)
-        return Job(self.stored, rows, horizon or self.model.horizon, self._method(method, self.freq))
+        job = Job(self.stored, rows, horizon or self.model.horizon, self._method(method, self.freq))
+        written = self.written
+        if job.method == self.method and written is not None and job.horizon <= written.horizon:
+            steps = slice(0, job.horizon)
+            found = Forecast(
+                tuple(wanted),
+                written.ds[rows, steps],
+                written.levels,
+                written.quantiles[rows, steps],
+                written.mean[rows, steps],
+            )
+            return replace(job, ready=found)
+        return self._with_said(job)
 
     def _method(self, wanted: str | None, freq: str) -> str:
         # An adapter was trained for one frequency; other data get the backbone as it is shipped.
         available = list(self.model.adapters) if freq == self.freq else ["zero-shot"]
+        if self.choice is not None and freq == self.freq:
+            available.append(CHOSEN)
         if wanted is None:
             return self.method if self.method in available else "zero-shot"
         if wanted not in available:
@@ -268,7 +344,37 @@ class ServedModel:
         return wanted
 
     def forecast(self, jobs: Sequence[Job]) -> list[Forecast]:
-        """Forecast the series of all jobs, those of one method and horizon in one forward pass; in their order."""
+        """Forecast the series of all jobs, those of one method and horizon in one forward pass; in their order.
+
+        A job of the blend is one of each model in it, put together at the end.
+        """
+        alone: list[Job] = []
+        parts: list[dict[str, int]] = []
+        for job in jobs:
+            methods = [job.method] if job.method != CHOSEN else self._learned(job)
+            parts.append({name: len(alone) + place for place, name in enumerate(methods)})
+            alone += [replace(job, method=name) for name in methods]
+        found = self._each(alone)
+        return [
+            self._blended(job, {name: found[at] for name, at in places.items()})
+            if job.method == CHOSEN
+            else found[places[job.method]]
+            for job, places in zip(jobs, parts, strict=True)
+        ]
+
+    def _learned(self, job: Job) -> list[str]:
+        """The models that the blend of these series needs; one at least, for series that no other method can do."""
+        assert self.choice is not None
+        ids = [job.prepared.windows.ids[row] for row in job.rows]
+        needed = {name for one in ids for name in self.choice.weights_of(one)} & set(self.model.adapters)
+        return [name for name in self.choice.ranking if name in needed] or ["zero-shot"]
+
+    def _blended(self, job: Job, learned: Mapping[str, Forecast]) -> Forecast:
+        assert self.choice is not None
+        return self.choice.apply({**job.said, **learned}).select(job.prepared.windows.ids[row] for row in job.rows)
+
+    def _each(self, jobs: Sequence[Job]) -> list[Forecast]:
+        """Forecast jobs of one model each."""
         found: dict[int, Forecast] = {}
 
         def kind(number: int) -> tuple[str, int, int]:
@@ -346,9 +452,9 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     joined: dict[str, Any] = {}
-    for field in fields(Batch):
-        values = [getattr(batch, field.name) for batch in batches]
-        joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else None
+    for one in fields(Batch):
+        values = [getattr(batch, one.name) for batch in batches]
+        joined[one.name] = torch.cat(values) if isinstance(values[0], Tensor) else None
     return Batch(**joined)
 
 
@@ -364,7 +470,7 @@ def _named(job: Job, rows: NDArray[np.int64], quantiles: NDArray[np.float64], me
     prepared = job.prepared
     dates = prepared.windows.dates[prepared.origin : prepared.origin + mean.shape[1]].to_numpy()
     ids = tuple(prepared.windows.ids[row] for row in rows)
-    return Forecast.repaired(ids, dates, quantiles, mean, levels=LEVELS)
+    return without_shut_days(Forecast.repaired(ids, dates, quantiles, mean, levels=LEVELS), prepared.windows.panel)
 
 
 def panel_of(rows: Sequence[SalesRow], freq: Freq | None) -> SalesPanel:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import pandas as pd
 
 from trend_client.serve.batching import Batcher, Busy
+from trend_client.serve.desk import Desk
 from trend_client.serve.guard import place_of
 from trend_client.serve.metrics import Latency, Metrics
 from trend_client.serve.past import PastForecasts
@@ -52,6 +53,7 @@ class Service:
         self._remembered: set[tuple[int, int, str]] = set()
         self._past: PastForecasts | None = None
         self.batcher: Batcher[Job, Forecast]
+        self.desk = Desk(settings)
         self._loading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -71,6 +73,7 @@ class Service:
         if self._loading is not None:
             await self._loading
         await self.batcher.close()
+        await self.desk.close()
         self.metrics.ready.set(0)
         await asyncio.to_thread(self._prepare.shutdown)
         await asyncio.to_thread(self._files.shutdown)
@@ -144,20 +147,11 @@ class Service:
         with self._room(size):
             # A thread costs more than a few windows do.
             job = prepare() if quick else await loop.run_in_executor(self._prepare, prepare)
-            found = await self.batcher.submit(job, job.size)
+            found = job.ready or await self.batcher.submit(job, job.size)
             self._remember(job, found)
             if job.size * job.horizon <= _SMALL:
                 return finish(job, found)
             return await loop.run_in_executor(self._prepare, finish, job, found)
-
-    async def advised(self, size: int, answer: Callable[[], T]) -> T:
-        """Answer in the model's thread, between two batches.
-
-        Raises:
-            ProblemError: The queue is full.
-        """
-        with self._room(size):
-            return await asyncio.get_running_loop().run_in_executor(self.batcher.thread, answer)
 
     @contextmanager
     def _room(self, size: int) -> Iterator[None]:

@@ -56,6 +56,8 @@ class ServeSettings(BaseModel):
         max_batch: Most windows of a forward pass; a multiple of 8.
         max_wait_ms: How long the first of a batch waits for others.
         max_queue: Windows that are admitted and not yet answered, of one worker; beyond it callers get 503.
+        advice: Where what-ifs, orders and explanations are worked out: a process of their own, or a thread (tests).
+        max_advice: How many of these may wait or be worked on, of one worker; beyond it callers get 503.
         max_body: Bytes of a request's body.
         latency_alert_ms: The 99th percentile of the last five minutes above which an alert is raised.
         drift_tolerance: How far the coverage of past forecasts may fall below what was promised.
@@ -76,6 +78,8 @@ class ServeSettings(BaseModel):
     max_batch: int = Field(default=64, ge=8, le=4096, multiple_of=8)
     max_wait_ms: float = Field(default=2.0, ge=0, le=1000)
     max_queue: int = Field(default=1024, ge=MAX_SERIES)
+    advice: Literal["process", "thread"] = "process"
+    max_advice: int = Field(default=8, ge=1, le=1000)
     max_body: int = Field(default=8 * 2**20, ge=1024)
     latency_alert_ms: float = Field(default=1000.0, gt=0)
     drift_tolerance: float = Field(default=0.1, gt=0, lt=1)

@@ -33,7 +33,11 @@ def sales_file(tmp_path: Path, sales: pd.DataFrame) -> Path:
 def settings(tmp_path: Path, sales_file: Path, tiny_backbone: Path) -> ServeSettings:
     """A home of its own and the sales file."""
     return ServeSettings(
-        home=tmp_path / "home", source=DataSource(path=str(sales_file)), backbone=str(tiny_backbone), device="cpu"
+        home=tmp_path / "home",
+        source=DataSource(path=str(sales_file)),
+        backbone=str(tiny_backbone),
+        device="cpu",
+        advice="thread",
     )
 
 
