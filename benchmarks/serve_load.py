@@ -1,10 +1,12 @@
 """How many requests a second ``trend-client serve`` answers, and how long they take, with 1, 8 and 64 callers.
 
     python benchmarks/serve_load.py [--data FILE] [--callers 1,8,64] [--seconds 10] [--precisions float32,int8]
+        [--blend]
 
 The real process on the loopback interface, one worker, one thread; callers in this process, each of which asks for
 one series of the sales file, waits for the answer, and asks for the next. Both share the processors of the machine,
-so that the load average before each run stands beside its figures.
+so that the load average before each run stands beside its figures. With ``--blend`` a forecast is made first, and the
+service answers with that.
 """
 
 from __future__ import annotations
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--callers", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--precisions", default="float32,int8")
+    parser.add_argument("--blend", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[Row] = []
@@ -147,6 +150,9 @@ def main() -> None:
             data = options.data or folder / "sales.csv"
             if options.data is None:
                 synthetic(data)
+            if options.blend:
+                made = ["forecast", "--home", str(folder / "home"), "--data", str(data.absolute()), "--device", "cpu"]
+                subprocess.run([sys.executable, "-m", "trend_client.cli", *made], check=True, capture_output=True)
             service = Service(folder, data.absolute(), precision)
             try:
                 address, headers = service.ready()

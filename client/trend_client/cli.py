@@ -231,6 +231,8 @@ def backtest_command(
         return
     if settings is not None:
         raise UsageError("--settings is about fine-tuning.", "Add --compare before,after, or use personalise.")
+    from trend_client.asides import asides
+    from trend_client.commands.asides import show_asides
     from trend_client.outcome import forecasters, load_model, measured
     from trend_client.screens import show_backtest
     from trend_client.value import Pricing
@@ -249,9 +251,11 @@ def backtest_command(
             full=full,
             progress=lambda name: status.update(name.capitalize()),
         )
+        beside = asides(engine, model, panel, result)
     show_backtest(result)
+    show_asides(beside)
     if json_out is not None:
-        write_json(json_out, result.to_json(), private=True)
+        write_json(json_out, {**result.to_json(), "beside": beside.to_json()}, private=True)
 
 
 @app.command("report")

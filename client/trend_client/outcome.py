@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from trend_client.asides import asides
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
 from trend_client.decisions.blend import keep_basis
 from trend_client.delivery import deliver, price_files
@@ -369,6 +370,7 @@ def conclude(
     progress("report")
     report = folder / "report.html"
     shown = panel if len(forecast) == panel.n_series else panel.select(forecast.ids)
+    beside = asides(engine, model, panel, result) if panel.n_series <= LARGE else None
     data = ReportData(
         panel=shown,
         forecast=forecast,
@@ -377,6 +379,7 @@ def conclude(
         privacy=privacy,
         sent=sent,
         language=wishes.language,
+        asides=beside,
         **gathered(home, folder, files),
     )
     reasons = reasons_for(engine, model, shown, data.largest(), country=country)

@@ -14,6 +14,7 @@ from trend_common.scoring import MINIMUM_HISTORY
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trend_client.asides import Asides
     from trend_client.backtest import Backtest
     from trend_client.why.contributions import Contributions
     from trend_common.forecasts import Forecast
@@ -80,6 +81,7 @@ class ReportData:
         seasons: The seasons ahead, as in the JSON of ``trend-client season``.
         trends: Which way each series is heading, as in ``trend.csv``.
         contributions: What the forecasts of some series, or of all, are made of.
+        asides: How good forecasts of prices and trend classes were in past windows.
     """
 
     panel: SalesPanel
@@ -96,6 +98,7 @@ class ReportData:
     seasons: Sequence[Mapping[str, Any]] | None = None
     trends: pd.DataFrame | None = None
     contributions: Contributions | None = None
+    asides: Asides | None = None
 
     def largest(self) -> list[str]:
         """The ``top`` forecast series with the most sales over their last year of steps, largest first."""

@@ -12,11 +12,12 @@ from trend_client.report.language import N_
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trend_client.asides import Asides
     from trend_client.backtest import Backtest
     from trend_client.report.language import Language
     from trend_client.why.contributions import Contributions
 
-__all__ = ["anomalies", "heading", "parts_of", "trend_sentence"]
+__all__ = ["anomalies", "aside_sentences", "heading", "parts_of", "trend_sentence"]
 
 GROUPS: Final = {
     "base": N_("usual level"),
@@ -108,6 +109,60 @@ def trend_sentence(trends: pd.DataFrame | None, lang: Language) -> str:
         flat=lang.number(int(counts.get("flat", 0))),
         down=lang.number(int(counts.get("down", 0))),
     )
+
+
+def aside_sentences(found: Asides | None, lang: Language) -> list[str]:
+    """Whether forecast prices and trend classes have earned trust in past windows; [] where nothing is known."""
+    told = []
+    if found is not None and found.prices is not None:
+        prices = found.prices
+        values = {
+            "own": lang.number(prices.sql, 3),
+            "last": lang.number(prices.last_sql, 3),
+            "windows": lang.number(prices.windows),
+        }
+        if prices.trusted:
+            told.append(
+                lang.gettext(
+                    "Prices: in %(windows)s past windows the forecasts of prices had a lower error than the last "
+                    "known price (SQL %(own)s against %(last)s).",
+                    **values,
+                )
+            )
+        else:
+            told.append(
+                lang.gettext(
+                    "Do not rely on the forecasts of prices: in %(windows)s past windows their error was not clearly "
+                    "below that of simply keeping the last known price (SQL %(own)s against %(last)s).",
+                    **values,
+                )
+            )
+    if found is not None and found.trends is not None:
+        trends = found.trends
+        values = {
+            "own": lang.number(trends.f1, 2),
+            "old": lang.number(trends.old_f1, 2),
+            "area": lang.number(trends.auroc, 2),
+            "old_area": lang.number(trends.old_auroc, 2),
+        }
+        if trends.trusted:
+            told.append(
+                lang.gettext(
+                    "Trends: on the test window the classes were right more often than those of the recent average "
+                    "(macro F1 %(own)s against %(old)s, AUROC %(area)s against %(old_area)s).",
+                    **values,
+                )
+            )
+        else:
+            told.append(
+                lang.gettext(
+                    "Do not rely on who is said to head up or down: on the test window these classes were right no "
+                    "more often than those of the recent average (macro F1 %(own)s against %(old)s, AUROC %(area)s "
+                    "against %(old_area)s).",
+                    **values,
+                )
+            )
+    return told
 
 
 def heading(series: str, trends: pd.DataFrame | None, lang: Language) -> str:

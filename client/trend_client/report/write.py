@@ -18,7 +18,7 @@ from trend_client.report.charts import fan_chart
 from trend_client.report.data import ReportData
 from trend_client.report.language import Language, language
 from trend_client.report.movers import changes
-from trend_client.report.reasons import anomalies, parts_of, trend_sentence
+from trend_client.report.reasons import anomalies, aside_sentences, parts_of, trend_sentence
 from trend_client.report.summary import mover_rows, summary, tiles
 from trend_client.report.verdict import learned, method_rows, mixed, verdict, worth
 from trend_common import __version__
@@ -84,6 +84,10 @@ def _context(data: ReportData, lang: Language) -> dict[str, Any]:
         "seasons": seasons(_named(data), lang),
         "outages": outages(panel.outages, names, panel.calendar_end - pd.Timedelta(days=_YEAR), lang),
         "trends": trend_sentence(data.trends, lang),
+        "doubt": lang.gettext("In the test such classes did no better than the recent average.")
+        if data.asides is not None and data.asides.trends is not None and not data.asides.trends.trusted
+        else "",
+        "asides": aside_sentences(data.asides, lang),
         "anomalies": anomalies(data.backtest, names, lang),
         "charts": [_chart(data, name, lang) for name in data.largest()],
         "n_forecast": lang.number(len(forecast)),
