@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trend_client.paths import past_ranks, sample_paths
 from trend_client.stream import CHUNK, LARGE, Format, TableWriter, chunks
 from trend_client.totals import MINT_LARGEST, Sums, fitted
+from trend_common.console import console
 from trend_common.errors import UsageError
 from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
@@ -77,7 +78,8 @@ def deliver(
         for part in chunks(panel, LARGE if panel.n_series <= LARGE else CHUNK):
             forecast = made(part)
             if wishes.reconcile == "mint" and past is not None and sums_by is not None:
-                forecast = fitted(panel, forecast, sums_by, past)
+                forecast, fit = fitted(panel, forecast, sums_by, past)
+                console.print(fit.sentence(), soft_wrap=True, markup=False)
             series.write(forecast.to_frame(part.static))
             ids, ranks = past_ranks(part, horizon)
             row = {name: position for position, name in enumerate(ids)}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from trend_client.asides import asides
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
-from trend_client.decisions.blend import keep_basis
+from trend_client.decisions.blend import Blend, Past, keep_basis, plain_choice
 from trend_client.delivery import deliver, price_files
 from trend_client.engine import Engine
 from trend_client.fewshot import few_shot
@@ -353,17 +353,15 @@ def conclude(
             return methods[name](part, origin, model.horizon)
         return combined(result.choice, methods, part, origin, model.horizon)
 
-    def past(part: SalesPanel, day: pd.Timestamp, horizon: int) -> Forecast:
-        if result is None:
-            return methods[name](part, day, horizon)
-        return combined(result.choice, methods, part, day, horizon)
+    choice = plain_choice(name) if result is None else result.choice
+    past = Past(Blend(engine, model, choice, country=country), panel)
 
     forecast, files = deliver(
         folder, panel, made, model.horizon, wishes, past=past, sums_by=methods[name], pieces=pieces
     )
     if keep:
-        choice = None if result is None else result.choice
-        keep_basis(home, engine, panel, model, choice, folder, reconciled=wishes.reconcile)
+        used = None if result is None else result.choice
+        keep_basis(home, engine, panel, model, used, folder, reconciled=wishes.reconcile)
     if wishes.prices and "price" in panel.frame.columns:
         progress("prices")
         files += price_files(folder, engine, panel, model, wishes.formats)

@@ -1,10 +1,12 @@
 """Sums that fit: product, category, store and total from the forecasts of the series.
 
 ``bottom-up``: means are added up. ``mint``: the sums are forecast themselves as well, and all forecasts are moved
-as little as makes them fit, each by how far it was off on validation (Wickramasuriya, Athanasopoulos and Hyndman,
-JASA 114, 2019, with a diagonal of error variances); hierarchicalforecast does it. A series' quantiles then move by
-what its mean was moved by, and what would be below zero is zero. Either way a sum's mean is the sum of the means of
-its series.
+as little as makes them fit, each by how far it was off in past windows (Wickramasuriya, Athanasopoulos and Hyndman,
+JASA 114, 2019); hierarchicalforecast does it. Errors that come together count as well (``mint_shrink``, a covariance
+shrunk towards its diagonal) where that is better than the diagonal alone: both are fitted to the windows before the
+last validation window, and the one whose sums have the lower squared error there is kept. A series' quantiles then
+move by what its mean was moved by, and what would be below zero is zero. Either way a sum's mean is the sum of the
+means of its series.
 
 Quantiles of sums come from sample paths that keep the dependence of past errors (:mod:`trend_client.paths`), moved so
 that their mean is the sum's.
@@ -14,7 +16,7 @@ Shapes: S series, N sums, R paths, H horizon steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -26,9 +28,19 @@ from trend_client.paths import PATHS, sample_paths
 from trend_common.errors import UsageError
 from trend_common.forecasts import LEVELS, Forecast, level_name
 from trend_common.panel import SalesPanel
-from trend_common.scoring import actuals, next_origin, origins, panel_before
+from trend_common.scoring import actuals, most_windows, next_origin, origins, panel_before
 
-__all__ = ["LEVEL_KEYS", "MINT_LARGEST", "Reconciliation", "Sums", "fitted", "parse_reconciliation", "summed_panel"]
+__all__ = [
+    "LEVEL_KEYS",
+    "METHODS",
+    "MINT_LARGEST",
+    "Fit",
+    "Reconciliation",
+    "Sums",
+    "fitted",
+    "parse_reconciliation",
+    "summed_panel",
+]
 
 Array = NDArray[np.float64]
 Reconciliation = Literal["bottom-up", "mint"]
@@ -41,6 +53,15 @@ LEVEL_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "product": ("product",),
 }
 """Level → the columns whose values name its sums."""
+
+Method = Literal["wls_var", "mint_shrink"]
+METHODS: Final[tuple[Method, ...]] = ("wls_var", "mint_shrink")
+"""Covariances of errors: variances alone, and all, shrunk towards these. The first wins ties."""
+
+_MOST_WINDOWS: Final = 3
+_FEWEST_WINDOWS: Final = 3
+_MOST_TOGETHER: Final = 4000
+"""Series and sums up to which errors that come together are looked at: their matrix grows with the square."""
 
 MINT_LARGEST: Final = 5000
 """Series up to which ``mint`` is offered: its matrices grow with their square."""
@@ -186,56 +207,115 @@ def _regular(frame: pd.DataFrame, offset: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Which covariance of errors the forecasts were fitted with, and why.
+
+    Attributes:
+        method: hierarchicalforecast's name, "wls_var" or "mint_shrink".
+        windows: Past windows that the errors come from.
+        errors: Method → root mean squared error of the sums on the last of them, fitted to the others; empty where
+            nothing was compared.
+        reason: Why the diagonal was taken without comparing; "" otherwise.
+    """
+
+    method: Method
+    windows: int
+    errors: Mapping[Method, float] = field(default_factory=dict)
+    reason: str = ""
+
+    def sentence(self) -> str:
+        """For people."""
+        called = "with" if self.method == "mint_shrink" else "without"
+        if self.reason:
+            return f"Sums were made to fit by error variances alone: {self.reason}."
+        shrink, plain = (self.errors[name] for name in ("mint_shrink", "wls_var"))
+        return (
+            f"Sums were made to fit {called} errors that come together: on the last validation window sums were off "
+            f"by {shrink:,.4g} with and {plain:,.4g} without them (root mean square)."
+        )
+
+
 def fitted(
     panel: SalesPanel,
     bottom: Forecast,
     forecaster: Callable[[SalesPanel, pd.Timestamp, int], Forecast],
     past: Callable[[SalesPanel, pd.Timestamp, int], Forecast],
-) -> Forecast:
+) -> tuple[Forecast, Fit]:
     """The series' forecasts, moved so that they fit the forecasts of their sums (``mint``).
 
     Args:
         panel: Sales.
         bottom: The forecasts of its series.
         forecaster: Forecasts the panel of sums.
-        past: Forecasts the series at the validation origin, for their errors there.
+        past: Forecasts the series at past origins, for their errors there.
 
     Returns:
-        The same series; quantiles moved with their means, nothing below zero.
+        The same series, quantiles moved with their means, nothing below zero; and how they were fitted.
     """
-    from hierarchicalforecast.methods import MinTrace
-
     horizon, ids = bottom.horizon, list(bottom.ids)
     sums = summed_panel(panel.select(ids))
-    origin = origins(panel, horizon).validation
     nodes = list(sums.ids)
-    belongs = labels(panel.static).reindex(ids)
-    matrix = np.zeros((len(nodes) + len(ids), len(ids)))
-    matrix[len(nodes) :] = np.eye(len(ids))
+    matrix = _summing(labels(panel.static).reindex(ids), nodes)
+    ahead = forecaster(sums, next_origin(panel), horizon).select(nodes)
+    windows = min(most_windows(panel, horizon), _MOST_WINDOWS)
+    reason = ""
+    if windows < _FEWEST_WINDOWS:
+        reason = f"the history has room for {windows} past window(s), and comparing needs {_FEWEST_WINDOWS}"
+    elif len(matrix) > _MOST_TOGETHER:
+        reason = f"{len(matrix):,} series and sums are more than the {_MOST_TOGETHER:,} whose errors fit in memory"
+    windows = 1 if reason else windows
+    errors, told = [], []
+    for day in origins(panel, horizon, windows=windows).rolling:
+        parts = [
+            _errors(one, day, horizon, call, names)
+            for one, call, names in ((sums, forecaster, nodes), (panel, past, ids))
+        ]
+        errors.append(np.concatenate([off for off, _ in parts]))
+        told.append(np.concatenate([mean for _, mean in parts]))
+    fit = Fit("wls_var", windows, reason=reason) if reason else _compared(matrix, len(nodes), errors, told)
+    means = _reconciled(matrix, np.concatenate([ahead.mean, bottom.mean]), errors, fit.method)[len(nodes) :]
+    means = np.maximum(means, 0.0)
+    moved = np.maximum(bottom.quantiles + (means - bottom.mean)[..., None], 0.0)
+    return Forecast(bottom.ids, bottom.ds, bottom.levels, moved, means), fit
+
+
+def _summing(belongs: pd.DataFrame, nodes: Sequence[str]) -> Array:
+    """[N + S, S] which series each sum and series is made of, the sums first."""
+    matrix = np.zeros((len(nodes) + len(belongs), len(belongs)))
+    matrix[len(nodes) :] = np.eye(len(belongs))
     row = {name: position for position, name in enumerate(nodes)}
     for level in belongs:
         for column, name in enumerate(belongs[level]):
             if name and f"{level}/{name}" in row:
                 matrix[row[f"{level}/{name}"], column] = 1.0
-    ahead = forecaster(sums, next_origin(panel), horizon).select(nodes)
-    errors = np.concatenate(
-        [
-            _errors(one, origin, horizon, call, names)
-            for one, call, names in ((sums, forecaster, nodes), (panel, past, ids))
-        ]
-    )
-    told = np.concatenate([ahead.mean, bottom.mean])
+    return matrix
+
+
+def _compared(matrix: Array, sums: int, errors: Sequence[Array], told: Sequence[Array]) -> Fit:
+    """The covariance whose sums were nearest to the truth in the last window, fitted to the windows before it."""
+    truth = told[-1] + errors[-1]
+    found: dict[Method, float] = {}
+    for method in METHODS:
+        try:
+            made = _reconciled(matrix, told[-1], errors[:-1], method)
+        except Exception as error:  # the library raises bare ones where a matrix cannot be solved
+            return Fit("wls_var", len(errors), reason=f"{method} could not be computed ({type(error).__name__})")
+        found[method] = float(np.sqrt(np.mean((made[:sums] - truth[:sums]) ** 2)))
+    best = min(METHODS, key=lambda name: found[name])
+    return Fit(best, len(errors), found)
+
+
+def _reconciled(matrix: Array, told: Array, errors: Sequence[Array], method: Method) -> Array:
+    """[N + S, H] the means that fit."""
+    from hierarchicalforecast.methods import MinTrace
+
+    off = np.concatenate(errors, axis=1)
     # The library takes actual and fitted values and uses their difference alone.
-    method = MinTrace(method="wls_var")
-    made = method.fit_predict(
-        S=matrix,
-        y_hat=told,
-        y_insample=errors,
-        y_hat_insample=np.zeros_like(errors),
+    made = MinTrace(method=method).fit_predict(
+        S=matrix, y_hat=told, y_insample=off, y_hat_insample=np.zeros_like(off)
     )
-    means = np.maximum(np.asarray(made["mean"], dtype=np.float64)[len(nodes) :], 0.0)
-    moved = np.maximum(bottom.quantiles + (means - bottom.mean)[..., None], 0.0)
-    return Forecast(bottom.ids, bottom.ds, bottom.levels, moved, means)
+    return np.asarray(made["mean"], dtype=np.float64)
 
 
 def _errors(
@@ -244,20 +324,27 @@ def _errors(
     horizon: int,
     forecaster: Callable[[SalesPanel, pd.Timestamp, int], Forecast],
     names: Sequence[str],
-) -> Array:
-    """[N, H] what a forecast of a past horizon was off by; unknown ones take the size of the series' sales."""
+) -> tuple[Array, Array]:
+    """[N, H] what a forecast of a past horizon was off by, and the forecast.
+
+    Unknown errors take the size of the series' sales, with signs of their own, so that nobody's come together.
+    """
     truth = actuals(panel, origin, horizon, minimum=1)
     found = forecaster(panel_before(panel, origin), origin, horizon)
     both = [name for name in truth.ids if name in set(found.ids)]
-    off = truth.select(both).y - found.select(both).mean
+    told = found.select(both).mean
+    off = truth.select(both).y - told
     rows = {name: position for position, name in enumerate(both)}
     mean = panel.frame.groupby("unique_id")["y"].mean()
-    made = np.empty((len(names), horizon))
-    sign = np.where(np.arange(horizon) % 2 == 0, 1.0, -1.0)
+    made, means = np.empty((len(names), horizon)), np.zeros((len(names), horizon))
+    rng = np.random.default_rng(0)
     for position, name in enumerate(names):
         size = float(mean.get(name, 1.0)) or 1.0
+        sign = rng.permutation(np.where(np.arange(horizon) % 2 == 0, 1.0, -1.0))
         one = off[rows[name]] if name in rows else np.full(horizon, np.nan)
+        if name in rows:
+            means[position] = told[rows[name]]
         made[position] = np.where(np.isnan(one), sign * (size if np.isfinite(size) else 1.0), one)
         if not np.any(made[position]):
             made[position] = sign * 1e-3
-    return made
+    return made, means

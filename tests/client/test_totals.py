@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from trend_client import totals
 from trend_client.paths import past_ranks, sample_paths
 from trend_client.totals import Sums, fitted, labels, parse_reconciliation, summed_panel
 from trend_common.baselines import baseline_forecast
@@ -139,14 +140,65 @@ def test_mint_moves_series_so_that_they_fit_their_sums(panel: SalesPanel) -> Non
 
     def doubled(one: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
         found = series(one, origin, horizon)
-        return Forecast(found.ids, found.ds, found.levels, found.quantiles * 2, found.mean * 2)
+        times = 2 if origin == next_origin(panel) else 1
+        return Forecast(found.ids, found.ds, found.levels, found.quantiles * times, found.mean * times)
 
     bottom = series(panel, next_origin(panel), 7)
-    same, more = (fitted(panel, bottom, sums, series) for sums in (series, doubled))
+    (same, _), (more, _) = (fitted(panel, bottom, sums, series) for sums in (series, doubled))
     assert_allclose(same.mean, bottom.mean, atol=1e-6, err_msg="what fits already stays")
     assert more.mean.sum() > 1.05 * bottom.mean.sum()
     assert (np.diff(more.quantiles, axis=-1) >= -1e-9).all()
     assert (more.quantiles >= 0).all()
+
+
+def average(one: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
+    return baseline_forecast(["same-phase-mean"], one, origin, horizon)["same-phase-mean"]
+
+
+@pytest.mark.parametrize("best", totals.METHODS)
+def test_the_covariance_that_was_better_on_validation_is_kept(
+    panel: SalesPanel, monkeypatch: pytest.MonkeyPatch, best: str
+) -> None:
+    used: list[tuple[str, int]] = []
+    original = totals._reconciled
+
+    def watched(matrix: np.ndarray, told: np.ndarray, errors: list[np.ndarray], method: totals.Method) -> np.ndarray:
+        used.append((method, len(errors)))
+        made = original(matrix, told, errors, method)
+        assert_allclose(made, matrix @ made[-12:], atol=1e-6, err_msg="sums fit")
+        return made if method == best else made + 50
+
+    monkeypatch.setattr(totals, "_reconciled", watched)
+    found, fit = fitted(panel, average(panel, next_origin(panel), 7), average, average)
+    assert (fit.method, fit.windows, fit.reason) == (best, 3, "")
+    assert used == [("wls_var", 2), ("mint_shrink", 2), (best, 3)], "compared on a window that neither has seen"
+    assert fit.errors[fit.method] == min(fit.errors.values())
+    assert ("with errors" in fit.sentence()) == (best == "mint_shrink")
+    assert len(found) == 12
+
+
+def test_errors_that_come_together_move_the_forecasts_otherwise(panel: SalesPanel) -> None:
+    static = totals.labels(panel.static)
+    nodes = list(summed_panel(panel).ids)
+    matrix = totals._summing(static, nodes)
+    rng = np.random.default_rng(0)
+    told = matrix @ rng.gamma(2, 10, (12, 7)) + rng.normal(0, 9, (len(matrix), 7))
+    errors = [rng.normal(0, 3, (len(matrix), 60)) + rng.normal(0, 20, (1, 60))]
+    plain, together = (totals._reconciled(matrix, told, errors, method) for method in totals.METHODS)
+    assert np.abs(plain - together).max() > 0.5
+
+
+def test_where_nothing_can_be_compared_the_reason_is_said(panel: SalesPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = panel.last_steps(60)
+    _, fit = fitted(short, average(short, next_origin(short), 7), average, average)
+    assert (fit.method, fit.windows, fit.errors) == ("wls_var", 3, fit.errors)
+    short = panel.last_steps(50)
+    _, fit = fitted(short, average(short, next_origin(short), 7), average, average)
+    assert (fit.method, fit.windows, fit.errors) == ("wls_var", 1, {})
+    assert "room for 2 past window(s)" in fit.sentence()
+    monkeypatch.setattr(totals, "_MOST_TOGETHER", 20)
+    _, fit = fitted(panel, average(panel, next_origin(panel), 7), average, average)
+    assert "more than the 20" in fit.sentence()
 
 
 def test_kinds_of_reconciliation() -> None:
