@@ -26,6 +26,7 @@ from trend_common.panel import SalesPanel
 from trend_common.panel.cells import clean_key
 from trend_common.panel.dates import parse_dates
 from trend_common.panel.findings import Report
+from trend_common.panel.model import OWN
 from trend_common.panel.numeric import parse_flags, parse_numbers
 from trend_common.panel.reading import read_table
 from trend_common.panel.vocabulary import known_role
@@ -49,12 +50,17 @@ _DOORS: Final = ("open", "closed")
 _SHOWN: Final = 5
 
 
-def planned(place: Workplace, panel: SalesPanel, horizon: int) -> tuple[SalesPanel, tuple[str, ...]]:
+def planned(
+    place: Workplace, panel: SalesPanel, horizon: int, *, doors: bool = True
+) -> tuple[SalesPanel, tuple[str, ...]]:
     """The panel as :func:`_with_plan` gives it, and the days on which its stores are expected to be closed.
 
-    A column ``open`` (or ``closed``) of the plan goes before what is expected (:mod:`trend_common.closures`).
+    A column ``open`` (or ``closed``) of the plan goes before what is expected (:mod:`trend_common.closures`). Without
+    ``doors`` nothing is expected: who forecasts whole weeks does not need it.
     """
     found, notes = _with_plan(place, panel, horizon)
+    if not doors:
+        return found, notes
     found, closed = with_closures(found, horizon, place.country, reach=_REACH)
     return found, (*notes, *(closed if spoken().code == "en" else _shut(found, horizon)))
 
@@ -312,7 +318,9 @@ def _for_series(rows: pd.DataFrame, panel: SalesPanel, values: list[str], path: 
     return laid.reset_index().sort_values(["unique_id", "ds"], ignore_index=True)
 
 
-def _tell_gaps(spread: pd.DataFrame, steps: pd.DatetimeIndex, values: list[str], noted: list[str]) -> None:
+def _tell_gaps(
+    panel: SalesPanel, spread: pd.DataFrame, steps: pd.DatetimeIndex, values: list[str], noted: list[str]
+) -> None:
     series = spread["unique_id"].nunique()
     for name in values:
         known = int(spread[name].notna().sum())
@@ -322,7 +330,7 @@ def _tell_gaps(spread: pd.DataFrame, steps: pd.DatetimeIndex, values: list[str],
                 say(
                     "%(name)s: unknown for %(n)s of %(all)s product days of the file; those days are forecast as if "
                     "nobody knew.",
-                    name=name,
+                    name=panel.columns.get(name, name) if name in OWN else name,
                     n=f"{missing:,}",
                     all=f"{series * len(steps):,}",
                 )

@@ -257,7 +257,10 @@ def fitted(
     sums = summed_panel(panel.select(ids))
     nodes = list(sums.ids)
     matrix = _summing(labels(panel.static).reindex(ids), nodes)
-    ahead = forecaster(sums, next_origin(panel), horizon).select(nodes)
+    ahead = forecaster(sums, next_origin(panel), horizon).select(nodes).mean.copy()
+    # A sum's own forecast does not know which doors are closed: on such days the series alone say what is sold.
+    shut = np.isin(bottom.ds[0], np.array(sorted(set().union(*panel.shut.values())), dtype="datetime64[ns]"))
+    ahead[:, shut] = matrix[: len(nodes)] @ bottom.mean[:, shut]
     windows = min(most_windows(panel, horizon), _MOST_WINDOWS)
     reason = ""
     if windows < _FEWEST_WINDOWS:
@@ -274,7 +277,7 @@ def fitted(
         errors.append(np.concatenate([off for off, _ in parts]))
         told.append(np.concatenate([mean for _, mean in parts]))
     fit = Fit("wls_var", windows, reason=reason) if reason else _compared(matrix, len(nodes), errors, told)
-    means = _reconciled(matrix, np.concatenate([ahead.mean, bottom.mean]), errors, fit.method)[len(nodes) :]
+    means = _reconciled(matrix, np.concatenate([ahead, bottom.mean]), errors, fit.method)[len(nodes) :]
     means = np.maximum(means, 0.0)
     moved = np.maximum(bottom.quantiles + (means - bottom.mean)[..., None], 0.0)
     return Forecast(bottom.ids, bottom.ds, bottom.levels, moved, means), fit

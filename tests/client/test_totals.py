@@ -155,6 +155,23 @@ def average(one: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
     return baseline_forecast(["same-phase-mean"], one, origin, horizon)["same-phase-mean"]
 
 
+def test_mint_opens_no_closed_door(panel: SalesPanel) -> None:
+    """Sums that expect twice as much move no series on a day on which a store is closed."""
+    origin = next_origin(panel)
+    closed = origin + pd.Timedelta(days=2)
+    shut = replace(panel, shut={"s0": frozenset({closed})})
+
+    def doubled(one: SalesPanel, day: pd.Timestamp, horizon: int) -> Forecast:
+        found, times = average(one, day, horizon), 2 if day == origin else 1
+        return Forecast(found.ids, found.ds, found.levels, found.quantiles * times, found.mean * times)
+
+    bottom = average(shut, origin, 7)
+    assert (bottom.mean[:6, 2] == 0).all(), "the store is closed on that day, or the test shows nothing"
+    found, _ = fitted(shut, bottom, doubled, average)
+    assert_allclose(found.mean[:, 2], bottom.mean[:, 2], atol=1e-6)
+    assert found.mean[:, 3].sum() > 1.05 * bottom.mean[:, 3].sum()
+
+
 @pytest.mark.parametrize("best", totals.METHODS)
 def test_the_covariance_that_was_better_on_validation_is_kept(
     panel: SalesPanel, monkeypatch: pytest.MonkeyPatch, best: str

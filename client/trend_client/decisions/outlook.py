@@ -218,7 +218,7 @@ def outlook(place: Workplace, steps: int | None = None, *, blends: bool = True) 
 
     panel, engine = place.panel(), place.engine()
     model = load_model(place.home, engine, panel)
-    panel, noted = planned(place, panel, steps or model.horizon)
+    panel, noted = planned(place, panel, steps or model.horizon, doors=blends)
     basis = load_basis(place.home, panel)
     look = Outlook(place, panel, engine, model, method_of(place, model, basis), basis, list(noted))
     if not blends:
