@@ -183,7 +183,7 @@ def with_future(
     rows = _within(rows, panel, steps, path, noted, horizon)
     spread = _for_series(rows, panel, values, path)
     named = [name for name in values if name != "open"]
-    _tell_gaps(spread[spread["ds"] <= steps[horizon - 1]], steps[:horizon], named, noted)
+    _tell_gaps(panel, spread[spread["ds"] <= steps[horizon - 1]], steps[:horizon], named, noted)
     for name in values:
         if name not in panel.frame.columns and name != "open":
             noted.append(
