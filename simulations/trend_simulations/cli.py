@@ -97,6 +97,9 @@ def root(
     delta: Annotated[float, _option("δ.", _FEDERATION)] = 1e-5,
     clip: Annotated[float | None, _option("Largest norm of one series' gradient.", _FEDERATION)] = None,
     rank: Annotated[int | None, _option("LoRA's rank in the federated arms.", _FEDERATION, min=1)] = None,
+    layers: Annotated[
+        str, _option("Train these alone under privacy: head1,head2.", _FEDERATION, metavar="NAME,...")
+    ] = "",
     windows_per_series: Annotated[
         int | None, _option("Windows of each series in a step.", _FEDERATION, min=1)
     ] = None,
@@ -110,6 +113,13 @@ def root(
         int,
         _option("Processes that play the retailers with one model (not with --compare).", _FEDERATION, min=1),
     ] = 1,
+    engine: Annotated[
+        str, _option("'local', or 'ray': Flower's engine, for many machines (not with --compare).", _FEDERATION)
+    ] = "local",
+    shared: Annotated[Path | None, _option("With --engine ray: a folder that all machines see.", _FEDERATION)] = None,
+    device: Annotated[
+        str, _option("Where one federation computes: cpu, cuda or auto (not with --compare).", _FEDERATION)
+    ] = "cpu",
     compare: Annotated[
         str | None,
         _option("Arms to score, by commas: zero-shot, local, federated-dp@8, ...; 'all' for all.", _OUTPUT),
@@ -140,11 +150,7 @@ def root(
         return
     if out is not None:
         raise UsageError("--out is for --write-data.", "Results go to the file that --json names.")
-    if workers > 1 and (compare is not None or threads > 1):
-        raise UsageError(
-            "--workers is for one federation that is played, with one thread each.",
-            "Leave out --compare and --threads, or --workers.",
-        )
+    _fit_together(workers=workers, threads=threads, engine=engine, shared=shared, device=device, compare=compare)
     shelf = None if compare is not None else _shelf(context)
     found = _retailers(data or [], split_by, group_stores, retailers, step, _sizes(sizes), market, shelf)
     from trend_simulations.settings import Settings
@@ -166,6 +172,7 @@ def root(
         threads=threads,
         calibrate=calibrate,
         secure=secure,
+        layers=tuple(one.strip() for one in layers.split(",") if one.strip()),
     )
     from trend_simulations.sources import last_history
 
@@ -177,9 +184,28 @@ def root(
         )
     _quiet(threads)
     if compare is None:
-        _play(kept, settings, json_path, workers)
+        _play(kept, settings, json_path, workers=workers, ray=engine == "ray", shared=shared, device=device)
     else:
         _compare(kept, settings, compare, baselines, json_path)
+
+
+def _fit_together(
+    *, workers: int, threads: int, engine: str, shared: Path | None, device: str, compare: str | None
+) -> None:
+    """Raise a UsageError where these options do not go together."""
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine} is unknown.", "It is local or ray.")
+    if compare is not None and (workers > 1 or engine == "ray" or device != "cpu"):
+        raise UsageError(
+            "--workers, --engine and --device are for one federation that is played.", "Leave out --compare, or them."
+        )
+    if workers > 1 and (threads > 1 or engine == "ray" or device != "cpu"):
+        raise UsageError(
+            "--workers are processes of this machine with one thread of its processor each.",
+            "Leave out --threads, --engine ray and --device, or --workers.",
+        )
+    if shared is not None and not (engine == "ray" and shared.is_dir()):
+        raise UsageError(f"--shared {shared} is not a folder for --engine ray.", "Name one that all machines see.")
 
 
 def _say(text: str) -> None:
@@ -284,12 +310,12 @@ def _watching() -> Iterator[Watch]:
         yield Watch(stage, lambda done: progress.update(task, completed=done), _say)
 
 
-def _play(retailers: list[Retailer], settings: Settings, json_path: Path | None, workers: int) -> None:
+def _play(retailers: list[Retailer], settings: Settings, json_path: Path | None, **how: Any) -> None:
     from trend_common.files import write_json
     from trend_simulations.play import play, played_table
 
     with _watching() as watch:
-        result = play(retailers, settings, watch=watch, workers=workers)
+        result = play(retailers, settings, watch=watch, **how)
     console.print(played_table(result))
     privacy, outcome = result.outcome.plan.privacy, result.outcome
     if privacy is not None:

@@ -24,7 +24,7 @@ from trend_common.tensors import Tensors
 from trend_simulations.shelf import Shelf
 from trend_simulations.sources import Retailer
 
-__all__ = ["Clock", "Member", "TimedSession", "members"]
+__all__ = ["Clock", "Member", "TimedSession", "member", "members"]
 
 
 @dataclass
@@ -54,16 +54,16 @@ class _ShelvedSession(TimedSession):
 
     Args:
         retailer: Whose panel is read when it is asked for.
-        shelf: Where the windows go.
-        key: Their name there.
+        shelf: Where the windows go; it belongs to one list of retailers.
+        number: Of the client.
         shared: Frozen tensors by their hash; all clients of a federation have the same.
         settings: Of :class:`ClientSession`.
     """
 
     def __init__(
-        self, retailer: Retailer, shelf: Shelf, key: str, shared: dict[str, Tensors], **settings: Any
+        self, retailer: Retailer, shelf: Shelf, number: int, shared: dict[str, Tensors], **settings: Any
     ) -> None:
-        self._retailer, self._shelf, self._key, self._shared = retailer, shelf, key, shared
+        self._retailer, self._shelf, self._number, self._shared = retailer, shelf, number, shared
         self._kept: SalesPanel | None = None
         super().__init__(**{**settings, "panel": None})
 
@@ -81,8 +81,8 @@ class _ShelvedSession(TimedSession):
     def describe(self, plan: FederationPlan, frozen: dict[str, NDArray[np.generic]]) -> DescribeReply:
         """See :meth:`ClientSession.describe`."""
         reply = super().describe(plan, frozen)
-        if self._data is not None:
-            self._shelf.put(self._key, _slim(self._data))
+        if self._data is not None and not self._shelf.has(self._key(plan)):
+            self._shelf.put(self._key(plan), _slim(self._data))
         self._data = self._kept = None
         self._frozen = self._shared.setdefault(plan.adapter.frozen_sha256, self._frozen)
         return reply
@@ -91,13 +91,23 @@ class _ShelvedSession(TimedSession):
         """See :meth:`ClientSession.sealed`."""
         if self.plan is None:
             return super().sealed(order, adapter)  # which says what is wrong
-        self._data = self._shelf.take(self._key, mapped=True)
+        self._data = self._shelf.take(self._key(self.plan), mapped=True)
         try:
             return super().sealed(order, adapter)
         finally:
-            self._data = None
+            self._data = self._kept = None
             if self.plan.secure_aggregation is None:
                 self._rehearsed = {}  # nobody asks twice where no message is lost
+
+    def _training_data(self, plan: FederationPlan) -> TrainingData:
+        # A session that was made anew in another process finds what the first one left.
+        if self._shelf.has(self._key(plan)):
+            found: TrainingData = self._shelf.take(self._key(plan), mapped=True)
+            return found
+        return super()._training_data(plan)
+
+    def _key(self, plan: FederationPlan) -> str:
+        return f"windows-{self._number}-{plan.sha256()[:16]}"
 
 
 def _slim(data: TrainingData) -> TrainingData:
@@ -146,13 +156,62 @@ def members(
     ``epsilon_total`` caps all plans of one home together; by default there is room for this one alone. With a
     ``shelf`` a client's windows are in memory only while it works, so that a thousand take no more than ten.
     """
+    policy = _policy(engine, plan, epsilon_total)
+    shared: dict[str, Tensors] = {}
+    return [
+        member(number, one, engine, plan, root, policy, seed=seed, on_event=on_event, shelf=shelf, shared=shared)
+        for number, one in enumerate(retailers)
+    ]
+
+
+def member(
+    number: int,
+    retailer: Retailer,
+    engine: Engine,
+    plan: FederationPlan,
+    root: Path,
+    policy: Policy | None = None,
+    *,
+    seed: int,
+    on_event: Callable[[str, SessionEvent], None] = lambda _name, _event: None,
+    shelf: Shelf | None = None,
+    shared: dict[str, Tensors] | None = None,
+) -> Member:
+    """The client of one retailer, the ``number``-th from 0; see :func:`members`."""
+    home = ClientHome(root / f"{number:04d}")
+    policy = policy or _policy(engine, plan, None)
+    ledger = Ledger(
+        home.ledger_folder / "ledger.jsonl",
+        head_path=home.root / "ledger.head",
+        epsilon_total=policy.epsilon_total,
+        delta=policy.delta_max,
+        durable=False,
+    )
+    settings: dict[str, Any] = {
+        "home": home,
+        "engine": engine,
+        "policy": policy,
+        "ledger": ledger,
+        "on_event": lambda event: on_event(retailer.name, event),
+        "seed": seed * 1009 + number,
+    }
+    session = (
+        TimedSession(panel=retailer.panel, **settings)
+        if shelf is None
+        else _ShelvedSession(retailer, shelf, number, {} if shared is None else shared, **settings)
+    )
+    session.clock = Clock()
+    return Member(retailer.name, session, ledger, retailer.series)
+
+
+def _policy(engine: Engine, plan: FederationPlan, epsilon_total: float | None) -> Policy:
+    """Allows exactly ``plan``."""
     epsilon = plan.privacy.epsilon if plan.privacy else 1.0
-    delta = plan.privacy.delta if plan.privacy else 1e-5
-    policy = Policy(
+    return Policy(
         require_privacy=plan.privacy is not None,
         epsilon_per_federation=epsilon * 1.001,
         epsilon_total=(epsilon_total or epsilon) * 1.001,
-        delta_max=delta,
+        delta_max=plan.privacy.delta if plan.privacy else 1e-5,
         noise_multiplier_min=1e-3,
         min_units=1,
         backbones=[engine.sha256],
@@ -164,33 +223,3 @@ def members(
             max_bytes=4 * sum(spec.size for spec in (*plan.adapter.tensors, *plan.adapter.frozen)),
         ),
     )
-    found, shared = [], dict[str, Tensors]()
-    for number, one in enumerate(retailers):
-        home = ClientHome(root / f"{number:04d}")
-        ledger = Ledger(
-            home.ledger_folder / "ledger.jsonl",
-            head_path=home.root / "ledger.head",
-            epsilon_total=policy.epsilon_total,
-            delta=policy.delta_max,
-            durable=False,
-        )
-
-        def tell(event: SessionEvent, name: str = one.name) -> None:
-            on_event(name, event)
-
-        settings: dict[str, Any] = {
-            "home": home,
-            "engine": engine,
-            "policy": policy,
-            "ledger": ledger,
-            "on_event": tell,
-            "seed": seed * 1009 + number,
-        }
-        session = (
-            TimedSession(panel=one.panel, **settings)
-            if shelf is None
-            else _ShelvedSession(one, shelf, f"windows-{number}", shared, **settings)
-        )
-        session.clock = Clock()
-        found.append(Member(one.name, session, ledger, one.series))
-    return found

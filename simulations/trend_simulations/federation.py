@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from trend_client.app import make_app
 from trend_client.engine import Engine
 from trend_common.errors import Declined
 from trend_common.flower.forked import ForkedGrid
+from trend_common.flower.grid import RoundGrid
 from trend_common.flower.keys import load_or_create_key, public_key_text
 from trend_common.privacy.plan import signal_to_noise
 from trend_common.protocol import FederationPlan
@@ -27,7 +28,7 @@ from trend_simulations.cases import Adapter
 from trend_simulations.clients import Clock, Member, members
 from trend_simulations.settings import DpRecipe, PlainRecipe, Settings
 
-__all__ = ["Member", "Outcome", "announce", "federate_in_process", "members"]
+__all__ = ["Left", "Member", "Outcome", "announce", "federate_in_process", "federate_over", "members"]
 
 _EXPECTED_BATCH = 30
 
@@ -81,6 +82,7 @@ def announce(
             "epsilon": settings.epsilon,
             "delta": settings.delta,
             "clip": recipe.clip,
+            "layers": recipe.layers,
             "buckets": {"S": Bucket(q=1.0, expected_batch=_EXPECTED_BATCH)},
         }
     else:
@@ -97,12 +99,24 @@ def announce(
 
 
 @dataclass(frozen=True)
-class _Left:
-    """What a client is left with, which may be in another process."""
+class Left:
+    """What a client is left with, which may be in another process.
+
+    Attributes:
+        clock: Its time and bytes.
+        spent: ε in its ledger.
+        declined: Why it did not accept, if it did not.
+    """
 
     clock: Clock
     spent: float
     declined: str | None
+
+    @classmethod
+    def of(cls, member: Member, plan: FederationPlan) -> Left:
+        """Of a client in this process."""
+        spent = member.ledger.spent() if plan.privacy else 0.0
+        return cls(member.session.clock, spent, member.session.declined)
 
 
 def federate_in_process(
@@ -128,7 +142,7 @@ def federate_in_process(
         Declined: A client did not accept the plan, with its reason.
         UsageError: This machine cannot fork.
     """
-    plan, started = announced.plan, time.perf_counter()
+    plan = announced.plan
     secure = plan.secure_aggregation is not None
     keys = {n: load_or_create_key(one.session.home.key_path) if secure else None for n, one in enumerate(joined, 1)}
     apps = {number: make_app(member.session, keys[number]) for number, member in enumerate(joined, 1)}
@@ -138,57 +152,76 @@ def federate_in_process(
         if key is not None
     }
 
-    def left(numbers: Sequence[int]) -> dict[int, _Left]:
-        found = {}
-        for number in numbers:
-            one = joined[number - 1]
-            spent = one.ledger.spent() if plan.privacy else 0.0
-            found[number] = _Left(one.session.clock, spent, one.session.declined)
-        return found
+    def left(numbers: Sequence[int]) -> dict[int, Left]:
+        return {number: Left.of(joined[number - 1], plan) for number in numbers}
+
+    clients = [(one.name, one.series) for one in joined]
+    loads = [float(one.series) for one in joined]
+    with ForkedGrid(apps.__getitem__, sorted(apps), processes=workers, loads=loads, report=left) as grid:
+        return federate_over(
+            grid, clients, announced, grid.reports, server_lr=server_lr, on_round=on_round, roster=roster
+        )
+
+
+def federate_over(
+    grid: RoundGrid,
+    clients: Sequence[tuple[str, int]],
+    announced: Announcement,
+    reports: Callable[[], Mapping[int, Left]],
+    *,
+    server_lr: float,
+    on_round: Callable[[int], None] = lambda _: None,
+    roster: Mapping[int, RosterEntry] | None = None,
+) -> Outcome:
+    """Play the whole federation over a grid.
+
+    Args:
+        grid: Its nodes are 1, 2, ...
+        clients: Name and number of series of each, in the order of their nodes.
+        announced, server_lr, on_round: As in :func:`federate_in_process`.
+        reports: Gives what each node is left with.
+        roster: Who signs with which key, for secure aggregation.
+
+    Raises:
+        Declined: A client did not accept the plan, with its reason.
+    """
+    plan, names, started = announced.plan, [name for name, _ in clients], time.perf_counter()
 
     def hear(event: FederationEvent) -> None:
         if event.kind == "declined":
-            _complain(joined, grid.reports())
+            for number, one in reports().items():
+                if one.declined is not None:
+                    raise Declined(f"{names[number - 1]} declined: {one.declined}")
         if event.kind == "closed":
             on_round(event.round)
 
     settings = LoopSettings(
-        min_clients=len(joined),
+        min_clients=len(names),
         round_timeout=None,
         patience=0.0,
         optimiser="adam" if plan.update == "gradient" else "none",
         learning_rate=server_lr,
         adopt_timeout=60.0,
     )
-    nodes = sorted(apps)
-    with ForkedGrid(
-        apps.__getitem__, nodes, processes=workers, loads=[one.series for one in joined], report=left
-    ) as grid:
-        result = federate(
-            grid, plan, announced.initial, announced.frozen, settings, events=hear, directory=lambda: roster
-        )
-        ends = grid.reports()
+    directory = dict(roster or {})
+    result = federate(
+        grid, plan, announced.initial, announced.frozen, settings, events=hear, directory=lambda: directory
+    )
+    ends = reports()
     ratio = math.inf
     if plan.privacy is not None:
         # Known from public numbers up to the retailers' sizes, which a simulation knows.
-        units = round(float(np.mean([member.series for member in joined])))
+        units = round(float(np.mean([series for _, series in clients])))
         sigma = plan.privacy.buckets["S"].noise_multiplier
         ratio = signal_to_noise(
-            sigma=sigma, steps=plan.rounds, units=units, clients=len(joined), parameters=plan.adapter.parameters
+            sigma=sigma, steps=plan.rounds, units=units, clients=len(names), parameters=plan.adapter.parameters
         )
     return Outcome(
         adapter=Adapter(plan.adapter, announced.frozen, result.adapter),
         plan=plan,
-        spent={one.name: ends[number].spent for number, one in enumerate(joined, 1)} if plan.privacy else {},
+        spent={name: ends[number].spent for number, name in enumerate(names, 1)} if plan.privacy else {},
         bytes_up=max(one.clock.payload for one in ends.values()),
         seconds=time.perf_counter() - started,
         training=sum(one.clock.training for one in ends.values()),
         signal_to_noise=ratio,
     )
-
-
-def _complain(joined: Sequence[Member], ends: dict[int, _Left]) -> None:
-    for number, member in enumerate(joined, 1):
-        reason = ends[number].declined
-        if reason is not None:
-            raise Declined(f"{member.name} declined: {reason}")

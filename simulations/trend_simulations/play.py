@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
 from trend_client.engine import Engine
 from trend_client.gate import CHOSEN
 from trend_common import __version__
-from trend_common.errors import DataError
+from trend_common.errors import DataError, UsageError
+from trend_server.checkpoints import Announcement
 from trend_simulations.compare import Watch
 from trend_simulations.federation import Outcome, announce, federate_in_process, members
 from trend_simulations.many import mapped
@@ -80,7 +82,14 @@ class Played:
 
 
 def play(
-    retailers: Sequence[Retailer], settings: Settings, *, watch: Watch | None = None, workers: int = 1
+    retailers: Sequence[Retailer],
+    settings: Settings,
+    *,
+    watch: Watch | None = None,
+    workers: int = 1,
+    ray: bool = False,
+    shared: Path | None = None,
+    device: str = "cpu",
 ) -> Played:
     """Play one private federation with the first of the settings' seeds.
 
@@ -91,32 +100,26 @@ def play(
         settings: The simulation's.
         watch: Told how far it is.
         workers: Processes; see :func:`trend_simulations.federation.federate_in_process`.
+        ray: Play it on Flower's engine; see :func:`trend_simulations.on_ray.federate_on_ray`.
+        shared: A folder that all machines of Ray's cluster see; by default this machine's temporary one.
+        device: Where to compute.
 
     Raises:
         DataError: A retailer cannot be scored.
         Declined: A retailer's client did not accept the plan.
-        UsageError: Several workers are wanted on a machine that cannot fork.
+        UsageError: Several workers are wanted on a machine that cannot fork, Ray is not installed, or there is no
+            such device.
     """
     watch, started = watch or Watch(), time.perf_counter()
-    engine = Engine(settings.backbone, device="cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"torch sees no GPU for --device {device}.", "Use --device cpu, or torch's build for CUDA.")
+    engine = Engine(settings.backbone, device=device)
     announced = announce(
         engine, settings, settings.dp, name="simulation", seed=settings.seeds[0], secure=settings.secure
     )
-    with tempfile.TemporaryDirectory(prefix="trend-sim-") as folder:
-        shelf = Shelf(Path(folder) / "shelf")
-        joined = members(retailers, engine, announced.plan, Path(folder), seed=settings.seeds[0], shelf=shelf)
+    with tempfile.TemporaryDirectory(prefix="trend-sim-", dir=shared) as folder:
         watch.stage(f"{len(retailers)} retailers, {settings.dp.rounds} private rounds", settings.dp.rounds)
-        try:
-            outcome = federate_in_process(
-                joined,
-                announced,
-                server_lr=settings.dp.server_lr,
-                on_round=lambda number: watch.step(number),
-                workers=workers,
-            )
-        finally:
-            for member in joined:
-                member.ledger.close()
+        outcome = _federated(retailers, engine, announced, settings, Path(folder), watch.step, workers, ray)
     watch.stage("each retailer tests it on its own sales", len(retailers))
     outcome.adapter.put_on(engine)
     forecasters: dict[str, Forecaster] = {
@@ -143,6 +146,39 @@ def play(
     if not kept:
         raise DataError("No retailer can be tested.", "Use a shorter --horizon or more history.")
     return Played(settings, kept, outcome, found, time.perf_counter() - started)
+
+
+def _federated(
+    retailers: Sequence[Retailer],
+    engine: Engine,
+    announced: Announcement,
+    settings: Settings,
+    root: Path,
+    on_round: Callable[[int], None],
+    workers: int,
+    ray: bool,
+) -> Outcome:
+    seed, server_lr = settings.seeds[0], settings.dp.server_lr
+    if ray:
+        from trend_simulations.on_ray import federate_on_ray
+
+        return federate_on_ray(
+            retailers,
+            announced,
+            root,
+            backbone=settings.backbone,
+            seed=seed,
+            server_lr=server_lr,
+            on_round=on_round,
+            device=engine.device,
+            gpus=float(engine.device.startswith("cuda")),
+        )
+    joined = members(retailers, engine, announced.plan, root, seed=seed, shelf=Shelf(root / "shelf"))
+    try:
+        return federate_in_process(joined, announced, server_lr=server_lr, on_round=on_round, workers=workers)
+    finally:
+        for member in joined:
+            member.ledger.close()
 
 
 def played_table(result: Played) -> Table:

@@ -8,6 +8,7 @@ share one page of it, and the system can drop what is not looked at.
 from __future__ import annotations
 
 import mmap
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -38,11 +39,17 @@ class Shelf:
         parts = [memoryview(body), *(buffer.raw() for buffer in buffers)]
         head = struct.pack(f"<{1 + len(parts)}Q", len(parts), *(part.nbytes for part in parts))
         path = self._folder / name
-        with path.open("wb") as file:
+        writing = path.with_name(f"{name}.{os.getpid()}")
+        with writing.open("wb") as file:
             file.write(head)
             for part in parts:
                 file.write(bytes(-file.tell() % _ALIGNED))
                 file.write(part)
+        writing.replace(path)  # whoever has mapped the old one keeps it
+
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name."""
+        return (self._folder / name).exists()
 
     def take(self, name: str, *, mapped: bool = False) -> Any:
         """The object; ``mapped`` makes its arrays read-only views of the file, else they are copies of their own.

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from trend_client.engine import Engine
 from trend_common.console import console
+from trend_common.errors import UsageError
 from trend_simulations import cli
 from trend_simulations.retailers import write_retailers
 from trend_simulations.settings import DpRecipe
@@ -137,3 +139,21 @@ def test_arms_are_compared(
     shown = capsys.readouterr().out
     assert "federated-dp" in shown
     assert "against local" in shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--workers", "2", "--compare", "zero-shot"],
+        ["--workers", "2", "--threads", "2"],
+        ["--workers", "2", "--engine", "ray"],
+        ["--workers", "2", "--device", "cuda"],
+        ["--engine", "slurm"],
+        ["--engine", "ray", "--compare", "zero-shot"],
+        ["--shared", "/nowhere"],
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_drawn(options: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, ["--retailers", "3", *options])
+    assert isinstance(result.exception, UsageError)
+    assert result.exception.hint
