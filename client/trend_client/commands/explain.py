@@ -113,8 +113,8 @@ def _show(found: Explained, notes: list[str], *, about_one: bool) -> None:
     if others:
         console.print(
             say(
-                "'Other methods' is by how much the statistical ones among them move it; they have no parts of their "
-                "own."
+                "'Other methods' is by how much statistical methods among them, or sums that were made to fit, move "
+                "it; these have no parts of their own."
             ),
             soft_wrap=True,
         )
