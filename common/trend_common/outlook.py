@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from trend_common.defaults import DEFAULT_ROUNDS
 from trend_common.privacy.accounting import noise_multiplier_for
 
 __all__ = ["MEASURED", "Lever", "Measured", "Outlook", "expected", "noise_share", "outlook"]
@@ -142,7 +143,9 @@ def expected(s: float, measured: Sequence[Measured] = MEASURED) -> Measured:
     return Measured(s, **found)
 
 
-def outlook(*, retailers: int, series: int, epsilon: float, delta: float = 1e-5, rounds: int = 10) -> Outlook:
+def outlook(
+    *, retailers: int, series: int, epsilon: float, delta: float = 1e-5, rounds: int = DEFAULT_ROUNDS
+) -> Outlook:
     """What a federation of this size can expect.
 
     Args:

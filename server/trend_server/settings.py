@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trend_common.defaults import DEFAULT_ROUNDS
 from trend_common.errors import UsageError
 from trend_common.files import write_text
 
@@ -52,7 +53,7 @@ class ServerSettings(BaseModel):
     freq: Literal["D", "W", "M"] = "D"
     horizon: int = Field(28, ge=1, le=56)
     context: int = Field(0, ge=0, le=512)
-    rounds: int = Field(20, ge=1, le=100_000)
+    rounds: int = Field(DEFAULT_ROUNDS, ge=1, le=100_000)
     steps: int = Field(1, ge=1, le=100_000)
     min_clients: int = Field(3, ge=1, le=100_000)
     round_timeout: str = "10m"
@@ -127,7 +128,7 @@ _DEFAULT_TOML = """\
 # context = 0                     # steps of history that the model sees; 0 takes what suits the backbone
 
 # The rounds.
-# rounds = 20
+# rounds = 10
 # steps = 1                       # local steps in each round; more than 1 needs update = "weights"
 # min_clients = 3                 # a round closes with at least so many answers
 # round_timeout = "10m"           # ... and at the latest after this time, if so many have answered

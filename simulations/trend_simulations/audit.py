@@ -198,7 +198,7 @@ def audit_draws(engine: Engine, target: Target | None = None) -> list[Draws]:
 def _runs(quick: bool) -> Iterator[tuple[str, Mutation | None, Target]]:
     """Plan in words, what to break, target.
 
-    One window a series, since a canary's windows are all alike; the default plan is also played with its four, and
+    One window a series, since a canary's windows are all alike; 20 rounds are also played with the default four, and
     the mistake that needs four has them (:attr:`Mutation.needs`).
     """
     usual = Target(windows_per_series=1)

@@ -92,8 +92,8 @@ class Arm:
 ARMS: Final = (
     Arm("no privacy", None, 60, 8, "AB"),
     Arm("ε = 4", 4.0, 60, 8, "AB"),
-    Arm("the default plan, ε = 4", 4.0, 20, 2, "B"),
-    Arm("the default plan, its noise removed", 4.0, 20, 2, "B", lambda: noise_times(0.0)),
+    Arm("20 rounds of one gradient, ε = 4", 4.0, 20, 2, "B"),
+    Arm("20 rounds of one gradient, the noise removed", 4.0, 20, 2, "B", lambda: noise_times(0.0)),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from trend_common.console import console
+from trend_common.defaults import DEFAULT_ROUNDS
 from trend_common.errors import UsageError
 
 __all__ = ["plan_command"]
@@ -19,7 +20,7 @@ def plan_command(
     series: Annotated[int, typer.Option(min=1, max=10_000_000, help="Series of each.")] = 200,
     epsilon: Annotated[float, typer.Option(help="ε of each series over all rounds.")] = 4.0,
     delta: Annotated[float, typer.Option(help="δ.")] = 1e-5,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds.")] = DEFAULT_ROUNDS,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks.")] = False,
 ) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
+from trend_common.defaults import DEFAULT_ROUNDS
 from trend_common.errors import UsageError
 
 __all__ = [
@@ -71,7 +72,7 @@ class DpRecipe:
         windows_per_series: k.
     """
 
-    rounds: int = 10
+    rounds: int = DEFAULT_ROUNDS
     clip: float = 0.02
     server_lr: float = 0.012
     rank: int = 2

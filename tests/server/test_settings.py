@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trend_common.errors import UsageError
+from trend_common.outlook import outlook
 from trend_server.home import ServerHome
 from trend_server.settings import ServerSettings, load_settings, parse_duration, write_default_settings
+from trend_simulations.settings import DpRecipe
 
 
 def test_the_commented_defaults_are_the_defaults(tmp_path: Path) -> None:
@@ -102,3 +104,7 @@ def test_a_home_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be used"):
         ServerHome(tmp_path / "file" / "home").create()
+
+
+def test_server_simulation_and_outlook_play_the_same_number_of_rounds() -> None:
+    assert ServerSettings().rounds == DpRecipe().rounds == outlook(retailers=5, series=50, epsilon=4).rounds

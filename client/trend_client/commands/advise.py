@@ -19,6 +19,7 @@ from trend_client.options import (
     VerboseOption,
 )
 from trend_common.console import console
+from trend_common.defaults import DEFAULT_ROUNDS
 
 if TYPE_CHECKING:
     from trend_client.advise import Advice, Facts
@@ -40,7 +41,7 @@ def _advise(
     series: Annotated[int | None, typer.Option(min=1, help="Series of each. Default: as many as yours.")] = None,
     epsilon: Annotated[float, typer.Option(help="ε of the whole federation for each unit.")] = 4.0,
     delta: Annotated[float, typer.Option(help="δ.")] = 1e-5,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = DEFAULT_ROUNDS,
     data: DataOption = None,
     home: HomeOption = None,
     columns: ColumnsOption = None,
