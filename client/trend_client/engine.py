@@ -65,7 +65,7 @@ class Engine:
             self.backbone.to(self.device)
             self._attached = plan
         self.weights.lay_over({})
-        adapters.set_trained(self.backbone, plan.train)
+        adapters.set_trained(self.backbone, plan.train, plan.layers)
         adapters.load(self.backbone, checked)
         everything = adapters.export(self.backbone)
         self._check_travelling(plan, everything)

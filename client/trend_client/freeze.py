@@ -158,7 +158,7 @@ def training(
         with _scaled(backbone, settings), _dropout(made, settings):
             yield made
     finally:
-        adapters.set_trained(backbone, plan.train)
+        adapters.set_trained(backbone, plan.train, plan.layers)
         for parameter in backbone.parameters():
             parameter.grad = None
 

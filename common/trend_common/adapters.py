@@ -79,10 +79,12 @@ def attach(
     set_trained(backbone, train)
 
 
-def set_trained(backbone: Backbone, train: Literal["B", "AB"]) -> None:
-    """Let gradients flow into B alone, or into A and B; everything else stays frozen."""
+def set_trained(backbone: Backbone, train: Literal["B", "AB"], layers: tuple[str, ...] = ()) -> None:
+    """Let gradients flow into B alone, or into A and B, of ``layers`` or of all; everything else stays frozen."""
     for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_("lora_B" in name or (train == "AB" and "lora_A" in name))
+        layer, _, factor = name.partition(".lora_")
+        wanted = not layers or layer.endswith(tuple(f".{one}" for one in layers))
+        parameter.requires_grad_(wanted and (factor.startswith("B") or (train == "AB" and factor.startswith("A"))))
 
 
 def detach(backbone: Backbone) -> None:
@@ -145,15 +147,28 @@ def initial_adapter(
     targets: tuple[str, ...],
     train: Literal["B", "AB"],
     seed: int = 0,
+    layers: tuple[str, ...] = (),
 ) -> tuple[AdapterPlan, Tensors, Tensors]:
     """A fresh adapter as a server announces it.
+
+    Args:
+        backbone: Without an adapter.
+        rank, alpha, targets, train, seed: As for :func:`attach`.
+        layers: Of the targets those that are trained and travel; all by default. The others' B stays zero, until a
+            personal model trains it.
 
     Returns:
         The plan, the tensors that are trained (B is zero, so the model starts as the backbone), and the frozen ones.
 
     Raises:
-        UsageError: The backbone's heads are still random; no adapter, least of all one under noise, mends that.
+        UsageError: The backbone's heads are still random; no adapter, least of all one under noise, mends that. Or a
+            layer is none of the targets.
     """
+    if strange := sorted(set(layers) - set(targets)):
+        raise UsageError(
+            f"The backbone {backbone.name} has no layer {strange[0]!r} that could be trained.",
+            f"Its layers are {', '.join(targets)}.",
+        )
     if backbone.needs_pretraining:
         raise UsageError(
             f"The input layers and heads around {backbone.name} are as they were drawn at random, so that its "
@@ -163,17 +178,20 @@ def initial_adapter(
         )
     attach(backbone, rank=rank, alpha=alpha, targets=targets, train=train, seed=seed)
     try:
+        set_trained(backbone, train, layers)
         everything = export(backbone)
         trained = set(trained_parameters(backbone))
     finally:
         detach(backbone)
     moving = {name: value for name, value in everything.items() if name in trained}
-    frozen = {name: value for name, value in everything.items() if name not in trained}
+    # A B that is not trained is zero, and need not travel.
+    frozen = {name: value for name, value in everything.items() if name not in trained and "lora_B" not in name}
     plan = AdapterPlan(
         rank=rank,
         alpha=alpha,
         targets=targets,
         train=train,
+        layers=layers,
         tensors=tuple(TensorSpec(name=name, shape=moving[name].shape) for name in sorted(moving)),
         frozen=tuple(TensorSpec(name=name, shape=frozen[name].shape) for name in sorted(frozen)),
         frozen_sha256=tensors_sha256(frozen),

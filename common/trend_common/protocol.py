@@ -118,6 +118,7 @@ class AdapterPlan(WireModel):
         alpha: LoRA's scale is alpha / rank.
         targets: Names of the linear layers that carry an adapter.
         train: "B" keeps A frozen (FFA-LoRA, so that the mean of the clients' B is exact), "AB" trains both.
+        layers: Of the targets those that are trained and travel; empty for all.
         tensors: The tensors that travel each round, in peft's names.
         frozen: The tensors that travel once, with the plan (A where ``train`` is "B").
         frozen_sha256: Hash of the frozen tensors.
@@ -127,6 +128,7 @@ class AdapterPlan(WireModel):
     alpha: float = Field(gt=0)
     targets: tuple[str, ...] = Field(min_length=1)
     train: Literal["B", "AB"] = "B"
+    layers: tuple[str, ...] = ()
     tensors: tuple[TensorSpec, ...] = Field(min_length=1)
     frozen: tuple[TensorSpec, ...] = ()
     frozen_sha256: Sha256

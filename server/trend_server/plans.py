@@ -50,6 +50,7 @@ def make_plan(
         targets=tuple(backbone.lora_targets),
         train=settings.train,
         seed=seed,
+        layers=settings.layers,
     )
     privacy = None
     if settings.private:

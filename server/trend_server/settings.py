@@ -59,6 +59,7 @@ class ServerSettings(BaseModel):
     round_timeout: str = "10m"
     update: Literal["gradient", "weights"] = "gradient"
     train: Literal["B", "AB"] = "B"
+    layers: tuple[str, ...] = ()
     rank: int = Field(2, ge=1, le=256)
     windows_per_series: int = Field(4, ge=1, le=64)
     local_learning_rate: float = Field(1e-3, ge=0, le=10)
@@ -136,6 +137,7 @@ _DEFAULT_TOML = """\
 # The training.
 # update = "gradient"             # gradient: the clients send one noised gradient; weights: a change of weights
 # train = "B"                     # LoRA's B alone (the mean is exact), or AB
+# layers = []                     # e.g. ["head1", "head2"]: train these alone, with less noise for few retailers
 # rank = 2
 # windows_per_series = 4
 # local_learning_rate = 0.001     # for update = "weights"

@@ -70,6 +70,7 @@ class DpRecipe:
         server_lr: Adam's step size.
         rank: r of LoRA; B alone is trained.
         windows_per_series: k.
+        layers: Of the backbone's layers those that are trained; all by default.
     """
 
     rounds: int = DEFAULT_ROUNDS
@@ -77,6 +78,7 @@ class DpRecipe:
     server_lr: float = 0.012
     rank: int = 2
     windows_per_series: int = 4
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,11 +209,12 @@ class Settings:
         threads: int = 1,
         calibrate: bool = True,
         secure: bool = False,
+        layers: tuple[str, ...] = (),
     ) -> Settings:
         """The defaults for a frequency, with what was asked for put in their place.
 
         ``rounds``, ``rank``, ``windows_per_series`` and ``server_lr`` hold for every federated arm, ``steps`` for
-        those that train locally.
+        those that train locally, ``layers`` for the private ones.
         """
         ahead = horizon or DEFAULT_HORIZON[freq]
         context = DEFAULT_CONTEXT[freq]
@@ -225,7 +228,7 @@ class Settings:
             "server_lr": server_lr,
         }
         asked = {key: value for key, value in common.items() if value is not None}
-        dp = replace(DpRecipe(), **asked, **({} if clip is None else {"clip": clip}))  # type: ignore[arg-type]
+        dp = replace(DpRecipe(layers=layers), **asked, **({} if clip is None else {"clip": clip}))  # type: ignore[arg-type]
         plain = []
         for recipe in _PLAIN["D" if freq == "D" else "W"]:
             changed = dict(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from trend_common import adapters
 from trend_common.backbones import backbone_sha256, load_backbone
 from trend_common.backbones.base import Backbone
 from trend_common.backbones.synthetic import random_batch
-from trend_common.errors import PolicyError
+from trend_common.errors import PolicyError, UsageError
 from trend_common.lora_layers import LoraLinear
 from trend_common.tensors import tensors_sha256
 
@@ -112,3 +113,30 @@ def test_an_attached_adapter_computes_in_one_product_and_leaves_nothing_behind(b
     assert {type(module) for module in layers} == {LoraLinear}
     adapters.detach(backbone)
     assert [type(module) for module in backbone.modules()] == before
+
+
+@pytest.mark.parametrize("train", ["B", "AB"])
+def test_of_some_layers_alone_the_others_stay_as_the_backbone_has_them(
+    backbone: Backbone, train: Literal["B", "AB"]
+) -> None:
+    """Named layers travel; the others are there for a personal model, and untrained."""
+    heads = ("head1", "head2")
+    plan, trained, frozen = adapters.initial_adapter(
+        backbone, rank=2, alpha=4, targets=backbone.lora_targets, train=train, layers=heads
+    )
+    assert plan.layers == heads
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained} == set(heads)
+    assert len(trained) == len(heads) * len(train)
+    assert not any("lora_B" in name for name in frozen), "what is zero need not travel"
+    adapters.attach(backbone, rank=2, alpha=4, targets=plan.targets, train=train)
+    adapters.set_trained(backbone, train, plan.layers)
+    assert set(adapters.trained_parameters(backbone)) == set(trained) == {spec.name for spec in plan.tensors}
+    adapters.set_trained(backbone, "AB")
+    assert len(adapters.trained_parameters(backbone)) > 2 * len(heads)
+
+
+def test_a_layer_that_is_none_is_said(backbone: Backbone) -> None:
+    with pytest.raises(UsageError, match="no layer 'head3'"):
+        adapters.initial_adapter(
+            backbone, rank=2, alpha=4, targets=backbone.lora_targets, train="B", layers=("head3",)
+        )

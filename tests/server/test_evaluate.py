@@ -33,7 +33,11 @@ from trend_server.evaluation_tables import data_table, markdown, summary_table
 from trend_server.head_scores import HeadScores, auroc, brier, macro_f1
 
 QUICK = ("seasonal-naive", "naive", "same-phase-mean-4")
-KEYS = {"wape", "mase", "rmse", "sql", "wql", "coverage80", "coverage90", "pit80", "pit90", "series", "windows", "seconds"}
+KEYS = {"wape", "mase", "rmse", "sql", "wql", "coverage80", "coverage90", "pit80", "pit90"} | {
+    "series",
+    "windows",
+    "seconds",
+}
 runner = CliRunner()
 
 

@@ -52,3 +52,12 @@ def test_a_horizon_beyond_the_backbone_is_said(tiny_backbone: Path, monkeypatch:
     monkeypatch.setattr(trend_common.backbones, "load_backbone", short_sighted)
     with pytest.raises(UsageError, match="at most 10 steps"):
         make_plan(ServerSettings(backbone=str(tiny_backbone), horizon=20))
+
+
+def test_named_layers_alone_travel_and_a_message_is_smaller(tiny_backbone: Path) -> None:
+    every = make_plan(ServerSettings(backbone=str(tiny_backbone), rounds=5)).plan.adapter
+    heads = make_plan(ServerSettings(backbone=str(tiny_backbone), rounds=5, layers=("head1", "head2"))).plan.adapter
+    assert heads.parameters == sum(spec.size for spec in heads.tensors) < every.parameters
+    assert heads.targets == every.targets
+    assert {spec.name for spec in heads.tensors} < {spec.name for spec in every.tensors}
+    assert {spec.name for spec in heads.frozen} == {spec.name for spec in every.frozen}
