@@ -16,7 +16,20 @@ _SHOWN: Final = ("sql", "mase", "wql", "wape", "coverage80", "coverage90", "pit8
 _ON_SCREEN: Final = ("sql", "mase", "wql", "wape", "pit80", "pit90")
 """Of :data:`_SHOWN` what fits into 80 columns."""
 
-_COLUMNS: Final = ("data", "model", "SQL", "MASE", "WQL", "WAPE", "80 %", "90 %", "80 % PIT", "90 % PIT", "series", "s")
+_COLUMNS: Final = (
+    "data",
+    "model",
+    "SQL",
+    "MASE",
+    "WQL",
+    "WAPE",
+    "80 %",
+    "90 %",
+    "80 % PIT",
+    "90 % PIT",
+    "series",
+    "s",
+)
 _BEST: Final = _SHOWN[:4]
 _SUMMARY: Final = ("relative to", "model", "SQL", "MASE", "WQL", "data sets", "better on")
 
