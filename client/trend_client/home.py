@@ -8,7 +8,8 @@
       ca.pem              the one certificate authority that is trusted
       policy.toml         what this client allows; a person edits it
       ledger/             what was spent and every message that left
-      data.json           the sales file and how to read it, for the offline commands
+      data.json           the sales file and how to read it, and what is planned, for the offline commands
+      basis.json          what the last forecast was made with, for the commands that decide
       federations/NAME/   plan.json, frozen.safetensors, shared.safetensors, personal.safetensors, adapters in peft's
                           format under shared/ and personal/; roster.json and secure-round.json of secure rounds
       output/             forecasts, backtest, report
