@@ -23,7 +23,19 @@ from trend_common import __version__
 from trend_common.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-_NAMES = ("dp_step", "simulation_peers", "simulation_overhead", "wire", "startup", "forecasting", "growth")
+_NAMES = (
+    "dp_step",
+    "simulation_peers",
+    "simulation_overhead",
+    "simulation_scale",
+    "wire",
+    "secure_aggregation",
+    "startup",
+    "forecasting",
+    "large_panel",
+    "serve_load",
+    "growth",
+)
 _COLOURS = {"floor": "#8a97a3", "trend-sim": "#0b6e7f", "pfl": "#b4793a", "flower-ray": "#6d4aa8"}
 
 Found = dict[str, Any]
@@ -110,7 +122,7 @@ def page(found: dict[str, Found], where: str) -> str:
     ]
     for name, write in _SECTIONS.items():
         parts += write(found[name]) if name in found else [f"*`{name}` was not run.*"]
-    parts.append("GPUs: not measured.")
+    parts.append("GPUs: not measured; `trend-sim --device cuda` and `trend-client --device cuda` are there.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -154,6 +166,65 @@ def _overhead(one: Found) -> list[str]:
         f"start-up aside, over a bare loop of the same gradients: **{one['norm']}**; "
         f"{one['overhead_ms_per_client_round']} ms more a client and round."
     ]
+
+
+def _scale(one: Found) -> list[str]:
+    def cells(row: Found) -> list[object]:
+        work = f"{row['steps']} steps of 32" if row["steps"] else "a noised gradient"
+        memory = f"{row['memory_mb']}" + (f" + {row['worker_memory_mb']} each" if row["workers"] > 1 else "")
+        return [
+            row["clients"],
+            row["series"],
+            row["rounds"],
+            work,
+            row["workers"],
+            row["cpu_s"],
+            row["wall_s"],
+            memory,
+        ]
+
+    header = ["clients", "series", "rounds", "in a round", "processes", "CPU s", "wall s", "memory MB"]
+    return [
+        "## Many clients",
+        "Retailers' sales and windows lie in files and are mapped while their client works; processes are forked and "
+        "share one model, so their memory is counted more than once. Any number of processes gives the same weights, "
+        "bit for bit.",
+        table(header, [cells(row) for row in one["rows"]]),
+    ]
+
+
+def _secure(one: Found) -> list[str]:
+    rows = [
+        [
+            *(f"{row[name]:,}" for name in ("clients", "dropouts", "bytes_up", "bytes_down")),
+            *(row["norm"], f"{row['client_s']:.3f}", f"{row['server_s']:.2f}"),
+        ]
+        for row in one["rows"]
+    ]
+    header = ["clients", "gone", "bytes up", "bytes down", "over a plain round", "a client's CPU s", "server's CPU s"]
+    return [
+        "## Secure aggregation",
+        f"A round of {one['parameters']:,} numbers; bytes of one client, over those of the same round in the open.",
+        table(header, rows),
+    ]
+
+
+def _large(one: Found) -> list[str]:
+    peak, seconds = one["peak_mb"], one["seconds"]
+    return [
+        f"{one['series']:,} series of {one['weeks']} weeks, forecast by the {one['method']} and written in pieces: "
+        f"peak {peak['all']:,.0f} MB, of which {peak['sales']:,.0f} MB before the forecast (model and sales); "
+        f"{seconds['delivered']:.0f} s."
+    ]
+
+
+def _serving(one: Found) -> list[str]:
+    rows = [
+        [row["precision"], row["callers"], *(f"{row[name]:.1f}" for name in ("per_second", "p50", "p99", "cpu_ms"))]
+        for row in one["rows"]
+    ]
+    header = ["precision", "callers", "requests a second", "p50 ms", "p99 ms", "CPU ms a request"]
+    return ["## Serving", "`trend-client serve`, one series a request.", table(header, rows)]
 
 
 def _wire(one: Found) -> list[str]:
@@ -214,9 +285,13 @@ _SECTIONS = {
     "dp_step": _dp_step,
     "simulation_peers": _peers,
     "simulation_overhead": _overhead,
+    "simulation_scale": _scale,
     "wire": _wire,
+    "secure_aggregation": _secure,
     "startup": _startup,
     "forecasting": _forecasting,
+    "large_panel": _large,
+    "serve_load": _serving,
     "growth": _growth,
 }
 

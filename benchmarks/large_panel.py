@@ -63,6 +63,7 @@ def peak_mb() -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--backbone", default="trend-small")
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--weeks", type=int, default=60)
     parser.add_argument(
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
-    engine = Engine("trend-small", device="cpu")
+    engine = Engine(asked.backbone, device="cpu")
     engine.install_local(2)
     panel = made_up(asked.series, asked.weeks)
     before = peak_mb()
@@ -107,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "command": "large-panel",
             "series": asked.series,
             "weeks": asked.weeks,
+            "method": "seasonal naive" if asked.naive else "blend",
             "peak_mb": {"sales": before, "all": after},
             "seconds": {"compared": compared, "delivered": delivered},
         }

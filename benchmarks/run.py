@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How one is started: before and after the backbone's name, and in a quick run."""
+    """How one is started: before and after the backbone's name ("": it has no such option), and in a quick run."""
 
     start: tuple[str, ...]
     whole: tuple[str, ...]
@@ -39,6 +39,9 @@ BENCHMARKS = {
         ("--retailers", "20", "--rounds", "5"),
         ("--retailers", "6", "--rounds", "2", "--repeats", "2"),
     ),
+    "simulation_scale": Benchmark(
+        (str(HERE / "simulation_scale.py"),), ("--clients", "10", "100", "1000", "--whole"), ("--clients", "4", "8")
+    ),
     "wire": Benchmark((str(HERE / "wire.py"),), (), ("--clients", "3", "10", "--rounds", "3")),
     "secure_aggregation": Benchmark((str(HERE / "secure_aggregation.py"),), (), ("--clients", "10", "30")),
     "startup": Benchmark((str(HERE / "startup.py"),), (), ("--repeats", "2")),
@@ -47,6 +50,13 @@ BENCHMARKS = {
         (str(HERE / "forecasting.py"),), (), ("--series", "200", "--slow", "10", "--repeats", "3")
     ),
     "growth": Benchmark((str(HERE / "growth.py"),), (), ("--quick",)),
+    "large_panel": Benchmark((str(HERE / "large_panel.py"),), ("--series", "100000", "--naive"), ("--series", "500")),
+    "serve_load": Benchmark(
+        (str(HERE / "serve_load.py"),),
+        (),
+        ("--callers", "1,8", "--seconds", "3", "--precisions", "int8"),
+        backbone="",
+    ),
     "evaluate": Benchmark(
         ("-m", "trend_server.cli", "evaluate"),
         (),
@@ -79,7 +89,8 @@ def main() -> int:
         if one.needs_data and not data:
             print("   No data: TREND_DATA does not name a folder. Nothing was measured.", flush=True)
             continue
-        command = [sys.executable, "-W", "ignore", *one.start, one.backbone, options.backbone]
+        command = [sys.executable, "-W", "ignore", *one.start]
+        command += [one.backbone, options.backbone] if one.backbone else []
         command += one.quick if options.quick else one.whole
         if one.needs_data and data:
             command += ["--data", data]
