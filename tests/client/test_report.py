@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from trend_client.backtest import Backtest
@@ -182,6 +183,21 @@ def test_a_chart_is_well_formed_and_scales(data: ReportData) -> None:
     assert "width" not in root.attrib
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert "Jun" in texts, "text stays text"
+
+
+def test_planned_promotions_are_marked_below_the_forecast(data: ReportData) -> None:
+    history, ahead = data.panel.frame[data.panel.frame["unique_id"] == "a"], data.forecast.select(["a"])
+
+    def marks(chart: str) -> int:
+        return sum(element.tag.endswith("use") for element in ElementTree.fromstring(chart).iter())
+
+    days = pd.to_datetime(ahead.ds[0])
+    planned = pd.DataFrame(
+        {"ds": [*days, days[-1] + pd.Timedelta(days=1)], "promo": [1, 1, 1, *[0] * (len(days) - 3), 1]}
+    )
+    before = marks(fan_chart(history, ahead, "D"))
+    assert marks(fan_chart(history, ahead, "D", planned=planned)) == before + 3, "not those after the forecast"
+    assert marks(fan_chart(history, ahead, "D", planned=planned.iloc[:0])) == before
 
 
 def test_the_largest_products_are_those_sold_lately(data: ReportData) -> None:

@@ -55,6 +55,7 @@ def fan_chart(
     freq: str,
     *,
     tested: Forecast | None = None,
+    planned: pd.DataFrame | None = None,
     lang: Language | None = None,
     narrow: bool = False,
 ) -> str:
@@ -65,6 +66,7 @@ def fan_chart(
         ahead: The forecast; its first row is this series.
         freq: "D", "W" or "M".
         tested: The forecast of the test window, made before it; its first row is this series.
+        planned: What is planned for it: ``ds`` and perhaps ``promo, holiday``; marked below the forecast.
         lang: The language of its dates; default English.
         narrow: For a phone: less history, larger text.
 
@@ -92,14 +94,16 @@ def fan_chart(
     with rc_context(settings):
         figure = Figure(figsize=(4.5, 2.7) if narrow else (9.6, 2.75), layout="constrained")
         axes = figure.add_subplot()
-        _draw(axes, shown, ahead, tested, 4 if narrow else 8)
+        _draw(axes, shown, ahead, tested, planned)
         _ticks(axes, shown["ds"].iloc[0], ahead.ds[0, -1], 4 if narrow else 8, lang or language("en"), labels)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), labels, "narrow" if narrow else "wide")
 
 
-def _draw(axes: Axes, shown: pd.DataFrame, ahead: Forecast, tested: Forecast | None, ticks: int) -> None:
+def _draw(
+    axes: Axes, shown: pd.DataFrame, ahead: Forecast, tested: Forecast | None, planned: pd.DataFrame | None
+) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     dates = shown["ds"].to_numpy()
@@ -116,10 +120,14 @@ def _draw(axes: Axes, shown: pd.DataFrame, ahead: Forecast, tested: Forecast | N
     top = _ceiling(values, ahead, tested)
     axes.set_ylim(-0.07 * top, top)
     for column, colour, marker, size in (("promo", _PROMO, "^", 10), ("holiday", _HOLIDAY, "D", 8)):
-        if column in shown:
-            marked = np.nan_to_num(shown[column].to_numpy(dtype=np.float64)) > 0
+        for table in (shown, planned):
+            if table is None or column not in table:
+                continue
+            days = table["ds"].to_numpy()
+            marked = np.nan_to_num(table[column].to_numpy(dtype=np.float64)) > 0
+            marked &= days <= ahead.ds[0, -1]
             floor = np.full(marked.sum(), -0.04 * top)
-            axes.scatter(dates[marked], floor, s=size, c=colour, marker=marker, linewidths=0, zorder=5)
+            axes.scatter(days[marked], floor, s=size, c=colour, marker=marker, linewidths=0, zorder=5)
     axes.margins(x=0.01)
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "" if value < 0 else f"{value:,.10g}"))

@@ -167,6 +167,7 @@ def _chart(data: ReportData, name: str, lang: Language) -> dict[str, Any]:
     tested = None
     if data.backtest is not None and name in data.backtest.forecast.ids:
         tested = data.backtest.forecast.select([name])
+    planned = data.panel.future[data.panel.future["unique_id"] == name]
     past = history["y"].to_numpy(dtype=np.float64)[-ahead.horizon :]
     facts = [(lang.gettext("expected"), lang.amount(float(ahead.mean[0].sum())))]
     if not np.isnan(past).any() and len(past) == ahead.horizon:
@@ -179,7 +180,8 @@ def _chart(data: ReportData, name: str, lang: Language) -> dict[str, Any]:
     return {
         **texts,
         "svgs": [
-            fan_chart(history, ahead, freq, tested=tested, lang=lang, narrow=narrow) for narrow in (False, True)
+            fan_chart(history, ahead, freq, tested=tested, planned=planned, lang=lang, narrow=narrow)
+            for narrow in (False, True)
         ],
         "alternative": words.alternative(texts["product"], history, ahead, freq, lang),
         "facts": facts,
