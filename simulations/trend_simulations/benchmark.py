@@ -232,12 +232,13 @@ def table_of(runs: Sequence[Run], *, rival: str = "alone", measure: str = "wql")
         values = {method: _values(some, method, measure) for method in methods}
         other = values.get(rival)
         rows = {method: _row(values[method], None if method == rival else other) for method in methods}
-        found[name] = {method: replace(row, closed=_closed(values, method)) for method, row in rows.items()}
+        arms = {arm: values[arm] for arm in some[0]["arms"]}
+        found[name] = {method: replace(row, closed=_closed(arms, method)) for method, row in rows.items()}
     return found
 
 
 def _closed(values: Mapping[str, Array], method: str) -> Interval | None:
-    if not {"local", "central"} <= set(values) or method in ("local", "central"):
+    if not {"local", "central", method} <= set(values) or method in ("local", "central"):
         return None
     return share_closed(values["local"], values[method], values["central"])
 
@@ -246,8 +247,8 @@ def _row(values: Array, other: Array | None) -> Row:
     if other is None:
         return Row(bootstrap(values), None, float("nan"), float("nan"))
     difference, ratio = values - other, values / np.where(other > 0, other, np.nan)
-    by_client = np.nanmean(ratio, axis=1)
-    known = by_client[np.isfinite(by_client)]
+    some = ratio[np.isfinite(ratio).any(axis=1)]
+    known = np.nanmean(some, axis=1) if some.size else np.zeros(0)
     gain, held = ((known < limit).mean() if known.size else np.nan for limit in (1.0, 1.01))
     return Row(bootstrap(values), bootstrap(difference), float(gain), float(held))
 

@@ -17,6 +17,8 @@ __all__ = ["Interval", "bootstrap", "share_closed"]
 
 RESAMPLES: Final = 4000
 _FEWEST = 3
+_SHORTEST: Final = 0.01
+"""Of what it starts from, the shortest way of which a share is taken."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,14 @@ def share_closed(
         seed: Of the resampling, which takes the same retailers and seeds for both distances.
 
     Returns:
-        The share and its interval; None where the way itself cannot be told from none (its interval reaches 0), since
-        a share of it says nothing then.
+        The share and its interval; None where the way itself cannot be told from none (its interval reaches 0) or is
+        less than 1 % of ``far``, since a share of it says nothing then.
     """
     known = np.isfinite(far + values + near).all(axis=1)
     if known.sum() < _FEWEST:
         return None
     covered, way = _means((far - values)[known], seed), _means((far - near)[known], seed)
-    if np.quantile(way, 0.025) <= 0:
+    if np.quantile(way, 0.025) <= 0 or (far - near)[known].mean() < _SHORTEST * abs(far[known].mean()):
         return None
     share = float((far - values)[known].mean() / (far - near)[known].mean())
     low, high = np.quantile((covered / np.where(way > 0, way, 1.0))[way > 0], [0.025, 0.975])

@@ -197,6 +197,7 @@ def test_the_way_to_pooled_sales_is_said_where_there_is_one() -> None:
     assert rows["gated"].closed.mean == pytest.approx(0.3)
     assert rows["local"].closed is rows["central"].closed is None
     assert "| 30 % [30, 30] |" in markdown({"some": rows}, {"some": "Some stores"}, rival="alone")
+    assert rows["seasonal-naive"].closed is None
     assert table_of([run({**values, "central": local})])["some"]["gated"].closed is None
 
 
@@ -206,6 +207,9 @@ def test_a_retailer_that_one_cut_lacks_is_in_no_mean() -> None:
         run({"alone": [0.2], "gated": [0.1]}, cut=1),
     ]
     assert table_of(runs)["some"]["gated"].relative.mean == pytest.approx(0.2)
+    # One whose measure is unknown throughout is in no share either.
+    unknown = run({"alone": [0.2, float("nan")], "gated": [0.1, float("nan")]})
+    assert table_of([unknown])["some"]["gated"].gain == 1.0
 
 
 def test_the_command_writes_tables_and_says_what_is_missing(tiny_backbone: Path, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_share_of_a_way_is_a_ratio_of_means_and_is_not_said_where_there_is_n
     # Pooling everything is no better than training alone, or nobody knows.
     assert share_closed(local, half, local + rng.normal(0, 0.1, local.shape)) is None
     assert share_closed(central, half, local) is None
+    assert share_closed(local, local, local - 0.001) is None, "sure, but too short"
     assert share_closed(local[:2], half[:2], central[:2]) is None
     holes = local.copy()
     holes[3:, 0] = np.nan
