@@ -95,6 +95,16 @@ def test_either_library_multiplies_in_float32(rows: int, wide: int, out: int, se
     torch.testing.assert_close(multiply(turned, weight.t()), turned.contiguous() @ weight, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 21])
+def test_eight_windows_get_the_same_bits_in_whatever_company(tokens: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(128, 96, generator=draw), torch.randn(128, generator=draw)
+    windows = torch.randn(64, tokens, 96, generator=draw)
+    together = multiply(windows, weight, bias)
+    for several in (8, 16, 40):
+        assert torch.equal(multiply(windows[:several].clone(), weight, bias), together[:several])
+
+
 def test_the_thin_products_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     monkeypatch.setattr(PeftLinear, "forward", lambda *_, **__: pytest.fail("peft's forward was called"))
