@@ -33,8 +33,8 @@ from torch.autograd.function import once_differentiable
 __all__ = ["LoraLinear", "PerUnit", "by_peft", "multiply", "quicken"]
 
 _FEWEST_ROWS: Final = 8
-"""Fewer rows are for torch's own. No batch of eight windows has fewer in any layer, so that a service, which fills its
-batches up to eight, gives a window the same bits in whatever company."""
+"""Fewer rows are for torch's own. No batch of eight windows has fewer in any layer, so that a service, which fills
+its batches up to eight, gives a window the same bits in whatever company."""
 
 
 class PerUnit(Protocol):
