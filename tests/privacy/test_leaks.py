@@ -560,7 +560,7 @@ def test_the_list_of_sent_messages_is_the_whole_list(captures: list[Capture]) ->
 
 
 def test_logs_and_the_ledger_hold_no_sales(captures: list[Capture]) -> None:
-    """What a person might hand on: the screen's lines, the log, the ledger, the lists; not what says it is private."""
+    """What a person might hand on: the screen, the log, the ledger, the lists; not what says it is private."""
     for capture in captures:
         private = {capture.home / "output", capture.home / "data.json", capture.home / "basis.json"}
         texts = {"screen": capture.screen.replace(capture.shop.file, "").encode()}
