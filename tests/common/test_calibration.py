@@ -217,8 +217,13 @@ def test_days_without_a_sale_stay_inside_however_narrow_it_becomes() -> None:
     after = fitted.apply(forecast)
     assert fitted.above < 0.95
     assert_array_equal(after.quantiles == 0, forecast.quantiles == 0)
-    few = Forecast.repaired(forecast.ids, forecast.ds, np.maximum(forecast.quantiles - 1.0, 0.0), forecast.mean)
-    assert_array_equal(Calibration(below=0.3).apply(few).quantiles == 0, few.quantiles == 0)
+    y, forecast = made(40, 10, rng)
+    quantiles = forecast.quantiles.copy()
+    quantiles[..., np.asarray(LEVELS) <= 0.2] = 0.0
+    few = Forecast.repaired(forecast.ids, forecast.ds, quantiles, forecast.mean)
+    narrowed = Calibration(below=0.3).apply(few)
+    assert_array_equal(narrowed.quantiles == 0, few.quantiles == 0)
+    assert (narrowed.quantile(0.3) > few.quantile(0.3)).all()
 
 
 def test_quantiles_of_zero_say_nothing_about_the_spread_below() -> None:

@@ -165,6 +165,21 @@ def test_the_noise_is_not_the_same_twice(retailers: list[Retailer], settings: Se
     assert not same(first, second)
 
 
+def test_named_layers_alone_are_trained_by_the_federation(
+    retailers: list[Retailer], settings: Settings, engine: Engine
+) -> None:
+    cases = [make_case(one, settings) for one in retailers]
+    heads = replace(settings, dp=replace(settings.dp, layers=("head1", "head2")))
+    study = Study(cases, engine, heads, seed=0)
+    shared = run_arm(study, "federated-dp")[0]
+    assert shared.tensors is not None
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in shared.tensors} == {"head1", "head2"}
+    assert all(value.any() for value in shared.tensors.values())
+    shared.put_on(engine)
+    others = {name: value for name, value in engine.worn(shared.tensors).items() if name not in shared.tensors}
+    assert not any(value.any() for name, value in others.items() if "lora_B" in name)
+
+
 def test_more_privacy_means_more_noise(settings: Settings, engine: Engine) -> None:
     def sigma(epsilon: float) -> float:
         plan = announce(engine, replace(settings, epsilon=epsilon), settings.dp, name="x", seed=0).plan

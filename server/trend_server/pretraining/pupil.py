@@ -90,7 +90,6 @@ def make_pupil(recipe: Recipe) -> Pupil:
 def _whole(model: TrendModel, origin: str | None) -> Pupil:
     # What was set right after an earlier training would only be learned away.
     model.config.spread = [1.0] * len(model.config.spread)
-    model.width.fill_(1.0)
     backbone = TrendBackbone(model)
     backbone.requires_grad_(True)
     backbone.task = "all"
