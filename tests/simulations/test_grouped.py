@@ -20,12 +20,6 @@ from trend_simulations.sources import Retailer, last_history, synthetic
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_backbone: Path) -> Engine:
-    """One for all."""
-    return Engine(str(tiny_backbone), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def settings(tiny_backbone: Path) -> Settings:
     """Everything small."""
     return Settings(

@@ -34,11 +34,6 @@ def collected() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_backbone: Path) -> Engine:
-    return Engine(str(tiny_backbone), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def retailers() -> list[Retailer]:
     return last_history(synthetic(3, seed=2, freq="W", days=420, sizes=(3, 6)), horizon=4, history=30)
 

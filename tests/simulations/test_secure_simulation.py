@@ -16,11 +16,6 @@ from trend_simulations.sources import Retailer, last_history, synthetic
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_backbone: Path) -> Engine:
-    return Engine(str(tiny_backbone), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def retailers() -> list[Retailer]:
     return last_history(synthetic(4, seed=2, freq="W", days=420, sizes=(6, 10)), horizon=4, history=30)
 

@@ -29,11 +29,6 @@ H = 7
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_backbone: Path) -> Engine:
-    return Engine(str(tiny_backbone), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def shops() -> list[Retailer]:
     return synthetic(2, seed=0, days=160, sizes=(4, 6))
 

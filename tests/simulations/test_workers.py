@@ -28,11 +28,6 @@ PLAIN = PlainRecipe("weights", rounds=2, steps=2, local_lr=1e-2, rank=2)
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_backbone: Path) -> Engine:
-    return Engine(str(tiny_backbone), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def retailers() -> list[Retailer]:
     return last_history(synthetic(5, seed=2, freq="W", days=420, sizes=(3, 12)), horizon=4, history=30)
 
