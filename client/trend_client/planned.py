@@ -61,12 +61,14 @@ def planned(
     found, notes = _with_plan(place, panel, horizon)
     if not doors:
         return found, notes
-    found, closed = with_closures(found, horizon, place.country, reach=_REACH)
-    return found, (*notes, *(closed if spoken().code == "en" else _shut(found, horizon)))
+    found = with_closures(found, max(horizon, _REACH), place.country)
+    return found, (*notes, *_shut(found, horizon))
 
 
 def _shut(panel: SalesPanel, horizon: int) -> tuple[str, ...]:
-    """What :func:`~trend_common.closures.with_closures` says, for other languages."""
+    """What a person should know of the closed days within the horizon."""
+    if not panel.shut:
+        return ()
     steps = future_dates(panel, next_origin(panel), horizon)
     days = sorted({day for one in panel.shut.values() for day in one if day <= steps[-1]})
     stores = sorted(name for name, one in panel.shut.items() if min(one) <= steps[-1])

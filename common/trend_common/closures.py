@@ -55,30 +55,18 @@ _FIXED: Final = ((12, 24), (12, 25), (12, 26), (12, 31), (1, 1))
 Calendar = pd.DatetimeIndex
 
 
-def with_closures(
-    panel: SalesPanel, horizon: int, country: str | None = None, *, reach: int | None = None
-) -> tuple[SalesPanel, tuple[str, ...]]:
-    """The panel with the closed days that are expected of each store, and what a person should know of them.
+def with_closures(panel: SalesPanel, horizon: int, country: str | None = None) -> SalesPanel:
+    """The panel with the closed days that are expected of each store.
 
     Args:
         panel: Sales; only daily ones have closed days.
-        horizon: Steps ahead that a person is told of.
+        horizon: Steps ahead that are looked at.
         country: ISO code, for public holidays.
-        reach: Steps ahead that are looked at, at least ``horizon``, which is the default.
     """
     if panel.freq != "D":
-        return panel, ()
-    steps = future_dates(panel, next_origin(panel), max(horizon, reach or 0))
-    found = expected_closures(panel, steps, country)
-    panel = replace(panel, shut=found)
-    days = sorted({day for one in found.values() for day in one if day <= steps[horizon - 1]})
-    if not days:
-        return panel, ()
-    shown = ", ".join(str(day.date()) for day in days[:6]) + (", ..." if len(days) > 6 else "")
-    stores = sorted(name for name, one in found.items() if min(one) <= steps[horizon - 1])
-    whose = f"{len(stores):,} stores are" if len(stores) > 1 else f"{stores[0] or 'The shop'} is"
-    note = f"{whose} expected to be closed on {len(days)} of these days, as in earlier years: {shown}."
-    return panel, (note,)
+        return panel
+    steps = future_dates(panel, next_origin(panel), horizon)
+    return replace(panel, shut=expected_closures(panel, steps, country))
 
 
 def expected_closures(

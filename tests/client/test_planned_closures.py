@@ -47,3 +47,11 @@ def test_doors_are_no_covariate(place: Workplace, tmp_path: Path) -> None:
     assert found.future.set_index("ds")["open"].to_dict() == {pd.Timestamp("2024-12-12"): 0.0}
     assert "open" not in found.known_ahead
     assert not np.isin("open", list(place.panel().future.columns))
+
+
+def test_a_person_is_told_of_the_horizon_alone(place: Workplace) -> None:
+    _, notes = planned(place, place.panel(), 28)
+    assert notes == ("Expected to be closed, as in earlier years: s, on 5 of these days, from 2024-12-24.",)
+    found, notes = planned(place, place.panel(), 5)
+    assert notes == ()
+    assert found.shut["s"], "other commands look further"
