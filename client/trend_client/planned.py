@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from trend_client.decisions.words import say, spoken
-from trend_common.closures import with_closures
+from trend_common.closures import weekly_closures, with_closures
 from trend_common.errors import DataError
 from trend_common.panel import SalesPanel
 from trend_common.panel.cells import clean_key
@@ -70,18 +70,48 @@ def _shut(panel: SalesPanel, horizon: int) -> tuple[str, ...]:
     if not panel.shut:
         return ()
     steps = future_dates(panel, next_origin(panel), horizon)
-    days = sorted({day for one in panel.shut.values() for day in one if day <= steps[-1]})
-    stores = sorted(name for name, one in panel.shut.items() if min(one) <= steps[-1])
-    if not days:
-        return ()
-    return (
-        say(
-            "Expected to be closed, as in earlier years: %(stores)s, on %(n)s of these days, from %(first)s.",
-            stores=spoken().listed(stores[:_SHOWN]) + (" …" if len(stores) > _SHOWN else ""),
-            n=len(days),
-            first=days[0].date(),
-        ),
-    )
+    weekly = weekly_closures(panel, steps)
+    notes: list[str] = []
+    by_year: dict[str, frozenset[pd.Timestamp]] = {}
+    by_weekday: dict[int, dict[str, frozenset[pd.Timestamp]]] = {}
+    for name, closed in panel.shut.items():
+        days = closed.intersection(steps)
+        usual = days & weekly.get(name, frozenset())
+        by_year[name] = days - usual
+        for weekday in {day.weekday() for day in usual}:
+            by_weekday.setdefault(weekday, {})[name] = frozenset(day for day in usual if day.weekday() == weekday)
+    for weekday in sorted(by_weekday):
+        n, first, stores = _counted(by_weekday[weekday])
+        notes.append(
+            say(
+                "Expected to be closed on %(n)s of these days, from %(first)s, since nothing was sold on any "
+                "%(weekday)s of late: %(stores)s. If you open then, say so in the plan (--future): a column open "
+                "with 1.",
+                n=n,
+                first=first,
+                weekday=spoken().weekday(weekday),
+                stores=stores,
+            )
+        )
+    n, first, stores = _counted(by_year)
+    if n:
+        notes.append(
+            say(
+                "Expected to be closed, as in earlier years: %(stores)s, on %(n)s of these days, from %(first)s.",
+                stores=stores,
+                n=n,
+                first=first,
+            )
+        )
+    return tuple(notes)
+
+
+def _counted(closed: Mapping[str, frozenset[pd.Timestamp]]) -> tuple[int, str, str]:
+    """How many days, the first of them, and the stores in words."""
+    days = sorted(frozenset[pd.Timestamp]().union(*closed.values()))
+    stores = sorted(name or say("the shop") for name, one in closed.items() if one)
+    named = spoken().listed(stores[:_SHOWN]) + (" …" if len(stores) > _SHOWN else "")
+    return len(days), str(days[0].date()) if days else "", named
 
 
 def _with_plan(place: Workplace, panel: SalesPanel, horizon: int) -> tuple[SalesPanel, tuple[str, ...]]:

@@ -8,7 +8,11 @@ is expected of
   closed on every earlier one (of the column: on nearly every one);
 - a day of Easter's calendar (Good Friday to Corpus Christi) on which it was closed in every earlier year;
 - a date of the year on which it was closed in every earlier year, if the days without sales around it touch
-  Christmas, New Year's Day or a public holiday of fixed date: a week of stocktaking in May is not expected again.
+  Christmas, New Year's Day or a public holiday of fixed date: a week of stocktaking in May is not expected again;
+- a weekday on which it sold nothing in each of its last weeks, eight at least, while it sold on nearly all others; or
+  on which all stores together did, since a small store alone cannot tell. Not where it was open at this time of an
+  earlier year; and where no earlier year is known only after half a year without a sale on it, and not in December,
+  when shops open longer than usual.
 
 A plan goes before all of this: a step of ``panel.future`` whose ``open`` is 1 or 0.
 
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from trend_common.forecasts import Forecast
     from trend_common.panel import SalesPanel
 
-__all__ = ["expected_closures", "with_closures", "without_shut_days"]
+__all__ = ["expected_closures", "weekly_closures", "with_closures", "without_shut_days"]
 
 _USUAL: Final = 0.95
 """Share of its weekday's days on which a store sells, from which on a day without any sale is a closed one."""
@@ -51,6 +55,19 @@ _FEWEST_MARKED: Final = 3
 
 _FIXED: Final = ((12, 24), (12, 25), (12, 26), (12, 31), (1, 1))
 """Holidays of fixed date around which shops close anywhere."""
+
+_WEEKS: Final = 8
+"""Weeks in a row without a sale on a weekday, from which on the store may be closed on it."""
+
+_HALF_YEAR: Final = 26
+"""The same where no earlier year is known: longer than the winter of shops that open on Sundays in summer."""
+
+_SELLING: Final = 0.8
+"""Mean share of its other weekdays on which a store sold in these weeks: else the weekday may be empty by chance."""
+
+_YEAR: Final = 364
+_NEAR: Final = (-7, 0, 7)
+"""Days of a year of whole weeks; and around the same weekday of an earlier one, where a sale says that it is open."""
 
 Calendar = pd.DatetimeIndex
 
@@ -73,21 +90,32 @@ def expected_closures(
     panel: SalesPanel, steps: pd.DatetimeIndex, country: str | None = None
 ) -> dict[str, frozenset[pd.Timestamp]]:
     """Store → the days of ``steps`` on which it is expected to be closed; stores without any are left out."""
-    frame = panel.frame
-    store = panel.static["store"].reindex(frame["unique_id"]).to_numpy()
-    sold = frame.loc[np.nan_to_num(frame["y"].to_numpy()) > 0, ["ds"]].assign(store=store[frame["y"].to_numpy() > 0])
     marked = _marked(panel)
-    names = _named_holidays(country, [*frame["ds"].dt.year.unique(), *steps.year.unique()])
+    names = _named_holidays(country, [*panel.frame["ds"].dt.year.unique(), *steps.year.unique()])
     plans = _plans(panel)
+    weekly = weekly_closures(panel, steps)
     found: dict[str, frozenset[pd.Timestamp]] = {}
-    for name, days in sold.groupby("store", sort=True)["ds"]:
-        planned = plans.get(str(name), {})
-        idle, closed, calendar = _closed_days(pd.DatetimeIndex(days.unique()), panel.calendar_end)
-        expected = _ahead(calendar, idle, closed, steps, names, marked) if closed.any() else []
+    for name, days in _days_with_sales(panel).items():
+        planned = plans.get(name, {})
+        idle, closed, calendar = _closed_days(days, panel.calendar_end)
+        expected = {*(_ahead(calendar, idle, closed, steps, names, marked) if closed.any() else ())}
+        expected |= weekly.get(name, frozenset())
         shut = [step for step in steps if not planned.get(step, step not in expected)]
         if shut:
-            found[str(name)] = frozenset(shut)
+            found[name] = frozenset(shut)
     return found
+
+
+def weekly_closures(panel: SalesPanel, steps: pd.DatetimeIndex) -> dict[str, frozenset[pd.Timestamp]]:
+    """Store → the days of ``steps`` on a weekday on which it is expected to be closed, whatever a plan says.
+
+    Stores without any are left out.
+    """
+    stores = _days_with_sales(panel)
+    together = pd.DatetimeIndex(panel.frame.loc[panel.frame["y"] > 0, "ds"].unique()).sort_values()
+    everywhere = _closed_weekdays(together, steps) if len(stores) > 1 else frozenset()
+    found = {name: everywhere | _closed_weekdays(days, steps) for name, days in stores.items()}
+    return {name: days for name, days in found.items() if days}
 
 
 def without_shut_days(forecast: Forecast, panel: SalesPanel) -> Forecast:
@@ -107,6 +135,58 @@ def without_shut_days(forecast: Forecast, panel: SalesPanel) -> Forecast:
         quantiles=np.where(closed[..., None], 0.0, forecast.quantiles),
         mean=np.where(closed, 0.0, forecast.mean),
     )
+
+
+def _days_with_sales(panel: SalesPanel) -> dict[str, Calendar]:
+    """Store → the days on which any of its products was sold, of the stores that have one."""
+    sold = panel.frame.loc[panel.frame["y"] > 0, ["unique_id", "ds"]]
+    store = panel.static["store"].reindex(sold["unique_id"]).to_numpy()
+    return {str(name): pd.DatetimeIndex(days.unique()).sort_values() for name, days in sold["ds"].groupby(store)}
+
+
+def _closed_weekdays(sold: Calendar, steps: pd.DatetimeIndex) -> frozenset[pd.Timestamp]:
+    """The steps on weekdays on which nothing was sold in the last weeks of ``sold``, which is ascending.
+
+    Weeks are counted back from the last sale, so that an export that ends earlier for one store says nothing of it;
+    those without any sale say nothing either.
+    """
+    if sold.empty:
+        return frozenset()
+    calendar = pd.date_range(sold[0], sold[-1], freq="D")
+    traded = np.asarray(calendar.isin(sold))
+    weeks = traded[len(traded) % 7 :].reshape(-1, 7)
+    found: set[pd.Timestamp] = set()
+    for column, weekday in enumerate(calendar[len(traded) % 7 :][:7].weekday):
+        with_sale = np.flatnonzero(weeks[:, column])
+        since = weeks[with_sale[-1] + 1 if with_sale.size else 0 :]
+        since = since[since.any(axis=1)]
+        if len(since) < _WEEKS:
+            continue
+        shares = since.mean(axis=0)
+        if shares[shares > 0].mean() >= _SELLING:
+            opened, known = _earlier_years(traded, np.asarray((steps - sold[0]).days))
+            proven = known | ((len(since) >= _HALF_YEAR) & (steps.month != 12))
+            found.update(steps[(steps.weekday == weekday) & ~opened & proven])
+    return frozenset(found)
+
+
+def _earlier_years(
+    traded: NDArray[np.bool_], ahead: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each day ahead: whether the store sold on its weekday at that time of an earlier year; and whether at all.
+
+    Args:
+        traded: [T] days with a sale.
+        ahead: [n] days ahead, counted as those.
+    """
+    opened, known = np.zeros(len(ahead), dtype=bool), np.zeros(len(ahead), dtype=bool)
+    for then in range(_YEAR, int(ahead.max(initial=0)) + 1 + max(_NEAR), _YEAR):
+        for day in range(min(_NEAR) - 3, max(_NEAR) + 4):
+            at = ahead - then + day
+            sold = (at >= 0) & (at < len(traded)) & traded[np.clip(at, 0, len(traded) - 1)]
+            known |= sold & (ahead >= then)
+            opened |= sold & (day in _NEAR)
+    return opened, known
 
 
 def _closed_days(sold: pd.DatetimeIndex, end: pd.Timestamp) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Calendar]:

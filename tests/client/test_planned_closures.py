@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from trend_client.decisions.words import speaking
 from trend_client.planned import planned, with_future
 from trend_client.workplace import Workplace
 
@@ -55,3 +56,32 @@ def test_a_person_is_told_of_the_horizon_alone(place: Workplace) -> None:
     found, notes = planned(place, place.panel(), 5)
     assert notes == ()
     assert found.shut["s"], "other commands look further"
+
+
+@pytest.mark.parametrize("code", ["en", "zh"])
+def test_a_person_is_told_of_weekdays_without_sales(tmp_path: Path, code: str) -> None:
+    days = pd.date_range("2024-01-01", "2024-09-10")
+    sales = pd.DataFrame({"date": days, "store": "s", "product": "p", "units": 5 + days.dayofweek})
+    sales[days.dayofweek != 5].to_csv(tmp_path / "sales.csv", index=False)
+    place = Workplace(tmp_path / "home", data=tmp_path / "sales.csv")
+    with speaking(code):
+        found, notes = planned(place, place.panel(), 14)
+    assert found.shut["s"] >= {pd.Timestamp("2024-09-14"), pd.Timestamp("2024-09-21")}
+    assert (
+        notes
+        == {
+            "en": (
+                "Expected to be closed on 2 of these days, from 2024-09-14, since nothing was sold on any Saturday "
+                "of late: s. If you open then, say so in the plan (--future): a column open with 1.",
+            ),
+            "zh": (
+                "近来星期六均无销售，预计其中 2 天停业，自 2024-09-14 起：s。"
+                "如届时营业，请在计划（--future）中注明：open 列填 1。",
+            ),
+        }[code]
+    )
+    pd.DataFrame({"date": ["2024-09-14"], "open": [1]}).to_csv(tmp_path / "plan.csv", index=False)
+    place.future = tmp_path / "plan.csv"
+    found, notes = planned(place, place.panel(), 14)
+    assert pd.Timestamp("2024-09-14") not in found.shut["s"]
+    assert notes[-1].startswith("Expected to be closed on 1 of these days, from 2024-09-21")

@@ -10,13 +10,14 @@ import pandas as pd
 
 from trend_common.backbones import load_backbone
 from trend_common.baselines import BASELINES, baseline_forecast
-from trend_common.closures import expected_closures, with_closures
+from trend_common.closures import expected_closures, weekly_closures, with_closures
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.predicting import predict
 from trend_common.scoring import next_origin
 from trend_common.windows import PanelWindows
 
 CHRISTMAS = pd.date_range("2023-12-24", "2024-01-03")
+GAP = pd.date_range("2024-05-01", periods=56)
 
 
 def shop(
@@ -120,3 +121,107 @@ def test_no_method_sells_on_a_day_on_which_the_store_is_closed() -> None:
 def test_only_what_lies_within_reach_is_looked_at() -> None:
     assert not with_closures(shop(CHRISTMAS), 5).shut
     assert with_closures(shop(CHRISTMAS), 60).shut
+
+
+def week_shop(stores: dict[str, tuple[str, str, Iterable[int], float]]) -> SalesPanel:
+    """Stores by name: first and last day, weekdays never open, share of days on which each product is sold.
+
+    Three products a store, so that a store sells on more days than each of them.
+    """
+    rng = np.random.default_rng(1)
+    rows = []
+    for name, (first, last, never, share) in stores.items():
+        days = pd.date_range(first, last)
+        days = days[~days.weekday.isin(list(never))]
+        for product in ("a", "b", "c"):
+            units = rng.poisson(4, len(days)) * (rng.random(len(days)) < share)
+            rows.append(pd.DataFrame({"date": days, "store": name, "product": product, "units": units}))
+    return from_frame(pd.concat(rows), freq="D")
+
+
+def weekdays_of(panel: SalesPanel, start: str, end: str) -> dict[str, set[str]]:
+    found = weekly_closures(panel, pd.date_range(start, end))
+    return {name: {day.day_name() for day in days} for name, days in found.items()}
+
+
+def without(panel: SalesPanel, days: Iterable[pd.Timestamp]) -> SalesPanel:
+    """Nothing sold on these days."""
+    return replace(
+        panel, frame=panel.frame.assign(y=panel.frame["y"].where(~panel.frame["ds"].isin(list(days)), 0.0))
+    )
+
+
+def test_a_weekday_without_any_sale_is_expected_closed_and_no_other() -> None:
+    panel = week_shop({"s": ("2024-01-01", "2024-09-10", (5,), 0.6)})
+    assert expected(panel, "2024-09-11", "2024-10-08") == ["2024-09-14", "2024-09-21", "2024-09-28", "2024-10-05"]
+    assert weekdays_of(panel, "2024-09-11", "2024-10-08") == {"s": {"Saturday"}}
+    assert (
+        weekly_closures(
+            week_shop({"s": ("2024-01-01", "2024-09-10", (), 0.6)}), pd.date_range("2024-09-11", periods=28)
+        )
+        == {}
+    )
+
+
+def test_a_plan_opens_a_weekday_that_is_expected_closed() -> None:
+    panel = week_shop({"s": ("2024-01-01", "2024-09-10", (5,), 0.6)})
+    plan = pd.DataFrame({"unique_id": panel.ids[0], "ds": pd.to_datetime(["2024-09-14"]), "open": [1.0]})
+    assert expected(replace(panel, future=plan), "2024-09-11", "2024-09-25") == ["2024-09-21"]
+
+
+def test_half_a_year_says_it_where_no_earlier_year_is_known_but_not_of_december() -> None:
+    short = week_shop({"s": ("2024-04-01", "2024-09-10", (6,), 0.9)})
+    assert weekdays_of(short, "2024-09-11", "2024-10-08") == {}
+    longer = week_shop({"s": ("2024-03-01", "2024-09-10", (6,), 0.9)})
+    days = weekly_closures(longer, pd.date_range("2024-09-11", "2025-01-31"))["s"]
+    assert sorted({day.month for day in days}) == [1, 9, 10, 11]
+
+
+def test_eight_weeks_say_it_where_the_same_time_of_an_earlier_year_agrees() -> None:
+    """Open on Sundays from March to October, in two summers."""
+    panel = week_shop({"s": ("2022-12-01", "2024-12-31", (), 0.9)})
+    sundays = panel.frame.loc[panel.frame["ds"].dt.weekday == 6, "ds"].drop_duplicates()
+    panel = without(panel, sundays[sundays.dt.month.isin([11, 12, 1, 2])])
+    days = sorted(weekly_closures(panel, pd.date_range("2025-01-01", "2025-06-30"))["s"])
+    assert (str(days[0].date()), str(days[-1].date())) == ("2025-01-05", "2025-02-16"), "not near the first open ones"
+    summer = replace(panel, frame=panel.frame[panel.frame["ds"] < "2024-07-01"])
+    assert weekdays_of(summer, "2024-07-01", "2024-07-28") == {}, "open in summer"
+    lately = replace(panel, frame=panel.frame[panel.frame["ds"] < "2024-12-15"])
+    assert weekdays_of(lately, "2024-12-15", "2025-01-11") == {}, "six weeks alone could be anything"
+    first = replace(panel, frame=panel.frame[panel.frame["ds"].between("2023-11-01", "2024-02-28")])
+    assert weekdays_of(first, "2024-02-29", "2024-03-27") == {}, "a first winter says nothing of March"
+
+
+def test_a_weekday_on_which_the_store_has_opened_lately_is_open() -> None:
+    panel = week_shop({"s": ("2023-01-01", "2024-09-10", (), 0.9)})
+    sundays = panel.frame.loc[panel.frame["ds"].dt.weekday == 6, "ds"].drop_duplicates()
+    panel = without(panel, sundays[sundays != "2024-09-01"])
+    assert weekdays_of(panel, "2024-09-11", "2024-10-08") == {}
+    assert weekdays_of(without(panel, sundays), "2024-09-11", "2024-10-08") == {"s": {"Sunday"}}
+
+
+def test_a_store_that_closed_a_weekday_lately_is_not_expected_closed_while_last_year_says_open() -> None:
+    panel = week_shop({"s": ("2023-01-01", "2024-09-10", (), 0.9)})
+    mondays = panel.frame.loc[panel.frame["ds"].dt.weekday == 0, "ds"].drop_duplicates()
+    assert weekdays_of(without(panel, mondays[mondays > "2024-05-01"]), "2024-09-11", "2024-10-08") == {}
+
+
+def test_what_a_small_store_cannot_tell_all_stores_together_can() -> None:
+    small = {"small": ("2024-01-01", "2024-09-10", (5,), 0.1)}
+    others = {"big": ("2024-01-01", "2024-09-10", (5,), 0.9), "new": ("2024-08-20", "2024-09-10", (5,), 0.9)}
+    assert weekdays_of(week_shop(small), "2024-09-11", "2024-10-08") == {}
+    together = weekdays_of(week_shop(small | others), "2024-09-11", "2024-10-08")
+    assert together == {name: {"Saturday"} for name in ("small", "big", "new")}
+    open_one = {"open": ("2024-01-01", "2024-09-10", (), 0.9)}
+    assert weekdays_of(week_shop(small | others | open_one), "2024-09-11", "2024-10-08") == {"big": {"Saturday"}}
+
+
+def test_gaps_say_nothing_of_a_weekday() -> None:
+    """Ten weeks without rows at the end of one store's export, and eight in the middle of another's."""
+    panel = week_shop({"s": ("2024-01-01", "2024-09-10", (), 0.9), "t": ("2024-01-01", "2024-06-29", (5,), 0.9)})
+    assert weekdays_of(panel, "2024-09-11", "2024-10-08") == {}, "25 weeks of t, whatever came after"
+    middle = week_shop({"s": ("2024-01-01", "2024-09-10", (6,), 0.9)})
+    assert weekdays_of(without(middle, GAP), "2024-09-11", "2024-10-08") == {"s": {"Sunday"}}, "28 weeks with sales"
+    later = replace(middle, frame=middle.frame[middle.frame["ds"] > "2024-01-31"])
+    assert weekdays_of(later, "2024-09-11", "2024-10-08") == {"s": {"Sunday"}}, "31 weeks"
+    assert weekdays_of(without(later, GAP[:42]), "2024-09-11", "2024-10-08") == {}, "25 weeks with sales"

@@ -152,6 +152,12 @@ class Language:
         """3 Aug 2015; 2015年8月3日."""
         return _formatted(pd.Timestamp(value), _DAY[self.code], self.code)  # type: ignore[arg-type]
 
+    def weekday(self, number: int) -> str:
+        """Saturday; 星期六. Monday is 0."""
+        from babel.dates import get_day_names
+
+        return str(get_day_names("wide", locale=self.code)[number])
+
     def moment(self, value: object) -> str:
         """A date and the time of day to the minute."""
         stamp = pd.Timestamp(value)  # type: ignore[arg-type]
