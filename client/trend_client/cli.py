@@ -35,6 +35,7 @@ from trend_client.options import (
     OutOption,
     SettingsOption,
     SheetOption,
+    SpokenOption,
     UntilOption,
     VerboseOption,
 )
@@ -219,6 +220,7 @@ def backtest_command(
     margin: Annotated[float | None, typer.Option(help="Share of the price that is left after the cost.")] = None,
     device: DeviceOption = "auto",
     backbone: BackboneOption = "trend-small",
+    language: SpokenOption = None,
     json_out: JsonOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -232,13 +234,15 @@ def backtest_command(
     if settings is not None:
         raise UsageError("--settings is about fine-tuning.", "Add --compare before,after, or use personalise.")
     from trend_client.asides import asides
-    from trend_client.commands.asides import show_asides
+    from trend_client.commands.scores import show_asides, show_backtest
+    from trend_client.decisions.words import speaking
     from trend_client.outcome import forecasters, load_model, measured
-    from trend_client.screens import show_backtest
+    from trend_client.report.language import language as known_language
     from trend_client.value import Pricing
     from trend_common.files import write_json
 
     pricing = Pricing(price, margin)
+    known_language(language)  # before anything is computed
 
     panel, engine = place.panel(), place.engine()
     with console.status("Preparing the model") as status:
@@ -252,8 +256,9 @@ def backtest_command(
             progress=lambda name: status.update(name.capitalize()),
         )
         beside = asides(engine, model, panel, result)
-    show_backtest(result)
-    show_asides(beside)
+    with speaking(language):
+        show_backtest(result)
+        show_asides(beside)
     if json_out is not None:
         write_json(json_out, {**result.to_json(), "beside": beside.to_json()}, private=True)
 

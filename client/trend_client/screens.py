@@ -1,4 +1,4 @@
-"""What ``budget``, ``sent``, ``backtest`` and the end of a run print."""
+"""What ``budget``, ``sent`` and the end of a run print."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from trend_common.console import console
 from trend_common.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from trend_client.backtest import Backtest, MethodResult
     from trend_client.outcome import Outcome
-    from trend_client.value import Value
     from trend_common.privacy.budget import Budget
     from trend_common.privacy.sent import SentMessage
     from trend_common.secagg.messages import FederationRoster
 
-__all__ = ["show_backtest", "show_budget", "show_outcome", "show_rosters", "show_sent"]
+__all__ = ["show_budget", "show_outcome", "show_rosters", "show_sent"]
 
 
 def _envelope(command: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -96,84 +94,10 @@ def show_sent(messages: Sequence[SentMessage], json_out: Path | None) -> None:
         write_json(json_out, _envelope("sent", {"messages": rows, "bytes": total}), private=True)
 
 
-def show_backtest(result: Backtest) -> None:
-    """The table of methods on the test window, and the verdict; methods of the sample in a table of their own."""
-    console.print(
-        _scores(f"Backtest: the last {result.horizon} steps, which the choice never saw", result.methods, ())
-    )
-    if result.sample:
-        series = max(one.test["series"] for one in result.sample.values())
-        title = f"On a sample of {series} series alone: not to be compared with the table above"
-        console.print(_scores(title, result.sample, result.left_out))
-    console.print(escape(result.verdict))
-    for line in _remarks(result):
-        console.print(escape(line))
-
-
-def _remarks(result: Backtest) -> list[str]:
-    """Windows, spread and value in a sentence each."""
-    from trend_client.backtest import METHOD_NAMES
-    from trend_client.gate import CHOSEN
-
-    lines = []
-    count = len(result.origins.rolling)
-    fewer = [METHOD_NAMES.get(name, name) for name, number in result.scored_on.items() if number < count]
-    if count > 1:
-        told = f"Weights are from {count} validation windows"
-        lines.append(
-            f"{told}; {', '.join(fewer)}: only from those after its training or trial." if fewer else f"{told}."
-        )
-    if result.uncalibrated is not None:
-        before, after = result.uncalibrated, result.methods[CHOSEN].test
-        lines.append(
-            "Intervals were set right on validation: on the test window those of 80 % covered "
-            f"{100 * before['coverage80']:.0f} % before and {100 * after['coverage80']:.0f} % after, those of 90 % "
-            f"{100 * before['coverage90']:.0f} % and {100 * after['coverage90']:.0f} %."
-        )
-    if result.value is not None:
-        lines += [one for one in (_worth(result.value, money=False), _worth(result.value, money=True)) if one]
-    return lines
-
-
-def _worth(value: Value, *, money: bool) -> str:
-    """ "On the test window ... units less error than with AutoETS (95 % interval ...)."; "" without prices."""
-    from trend_client.backtest import METHOD_NAMES
-
-    found = value.money if money else value.units
-    if found is None:
-        return ""
-    what = "units of error" if not money else "at the price of the errors"
-    if money and value.margin is not None:
-        what = f"of lost margin and leftovers, at a margin of {100 * value.margin:g} %"
-    word = "more" if found.saved < 0 else ("less" if money else "fewer")
-    ends = (
-        "" if found.low is None or found.high is None else f" (95 % interval {found.low:,.0f} to {found.high:,.0f})"
-    )
-    old = METHOD_NAMES.get(value.against, value.against)
-    return (
-        f"On the test window: {abs(found.saved):,.0f} {word} {what} than with {old}{ends}, {found.series:,} series."
-    )
-
-
-def _scores(title: str, methods: Mapping[str, MethodResult], left_out: Sequence[str]) -> Table:
-    from trend_client.backtest import METHOD_NAMES
-
-    table = Table(title=title)
-    table.add_column("method")
-    for name in ("WAPE", "MASE", "SQL", "80 % interval covers"):
-        table.add_column(name, justify="right")
-    best = min(methods, key=lambda name: methods[name].test["sql"])
-    for name, row in methods.items():
-        test = row.test
-        called = METHOD_NAMES.get(name, name) + (" (not run on all)" if name in left_out else "")
-        cells = [called, f"{test['wape']:.3f}", f"{test['mase']:.3f}", f"{test['sql']:.3f}"]
-        cells.append(f"{100 * test['coverage80']:.0f} %")
-        table.add_row(*cells, style="bold green" if name == best else "")
-    return table
-
-
 def show_outcome(outcome: Outcome) -> None:
     """The end of a run."""
+    from trend_client.commands.scores import show_backtest
+
     if outcome.backtest is None:
         console.print("The history is too short for a backtest; the shared model forecasts without one.")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from trend_client.asides import CLASSES, Asides, _auroc, _f1, price_scores, tren
 from trend_client.outcome import Model
 from trend_client.report.language import language
 from trend_client.report.reasons import aside_sentences
+from trend_common.errors import UsageError
 from trend_common.forecasts import LEVELS, Forecast
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.scoring import actuals, panel_before
@@ -124,6 +126,15 @@ def test_the_backtest_and_the_report_say_what_not_to_rely_on(
     told = done.output.replace("\n", " ")
     assert "Do not rely on the forecasts of prices" in told
     assert "macro F1" in told
+    done = CliRunner().invoke(app, ["backtest", "--horizon", "7", "--language", "zh", *given])
+    assert done.exit_code == 0, done.output
+    told = done.output.split("\n", 1)[1]  # the first line is about reading the file
+    assert [line for line in told.splitlines() if re.search("[A-Za-z]{3,} [A-Za-z]{3,}", line)] == []
+    assert all(
+        part in told for part in ("选择方法时从未见过", "验证窗口上", "销量之外", "最近价格", "请勿依赖价格预测")
+    )
+    done = CliRunner().invoke(app, ["backtest", "--language", "xx", *given])
+    assert isinstance(done.exception, UsageError)
     done = CliRunner().invoke(app, ["forecast", "--horizon", "7", "--language", "zh", *given])
     assert done.exit_code == 0, done.output
     assert "请勿依赖价格预测" in (tmp_path / "h" / "output" / "report.html").read_text("utf-8")

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trend_client.backtest import Backtest, Forecaster, backtest
+from trend_client.commands.scores import show_backtest
 from trend_client.gate import CHOSEN, Window
 from trend_client.outcome import combined
 from trend_client.report import ReportData, render_report
-from trend_client.screens import show_backtest
 from trend_client.trial import Tryout, judge, sampled
 from trend_common.forecasts import LEVELS, Forecast
 from trend_common.metrics import SeasonalError
