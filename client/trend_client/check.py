@@ -175,7 +175,7 @@ def _print_findings(panel: SalesPanel, console: Console) -> None:
 def _print_examples(panel: SalesPanel, console: Console) -> None:
     from trend_common.panel.describe import examples
 
-    width = max(12, min(60, console.width - 52))
+    width = max(12, min(60, console.width - 63))  # what the other columns take at most
     table = Table(title="The largest series", title_justify="left", padding=(0, 1))
     for heading in ("Series", "From", "Course", "Unknown", "Closed"):
         table.add_column(heading, justify="right" if heading in ("Unknown", "Closed") else "left", no_wrap=True)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from trend_common.errors import ExitCode, TrendError
+from trend_common.tables import Fitting
 
 __all__ = ["console", "run_app", "stderr"]
 
-console = Console(highlight=False)
+
+class _Console(Console):
+    """Prints tables so that they stay readable on a narrow screen."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(Fitting(one) if isinstance(one, Table) else one for one in objects), **options)
+
+
+console = _Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from trend_client.check import check, parse_columns
+from trend_common.console import console
 from trend_common.errors import DataError, UsageError
 from trend_common.panel.describe import bars
 
@@ -46,6 +48,19 @@ def test_a_person_sees_columns_findings_and_five_series(sales: Path) -> None:
     assert "closed_weekdays" in text
     assert sum("█" in line for line in text.splitlines()) == 5
     assert "[b]6" in text
+
+
+def test_courses_of_sales_fit_a_narrow_screen(
+    sales: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(sales)
+    table.assign(Artikel=table["Artikel"] + " with a long name of its own").to_csv(sales, index=False)
+    monkeypatch.setattr(console, "width", 80)
+    check(sales, output=console)
+    lines = capsys.readouterr().out.splitlines()
+    first = lines.index("The largest series" + " " * 62) + 1
+    assert [cell_len(line) for line in lines[first:]] == [80] * 9, "one table, with the whole width"
+    assert "Findings" in "".join(lines)
 
 
 def test_a_script_reads_the_same(sales: Path, tmp_path: Path) -> None:
