@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = peak_mb()
     started = time.perf_counter()
     model = Model("local", HORIZON, min(DEFAULT_CONTEXT["W"], engine.backbone.max_context), {"zero-shot": None})
-    methods = forecasters(engine, model)
+    methods = forecasters(engine, model, sales=panel)
     if asked.naive:
         choice = Choice("seasonal-naive", {}, ("seasonal-naive",), {})
     else:

@@ -76,7 +76,7 @@ def one_file(path: Path, engine: Engine, *, series: int, personal: bool, seed: i
         tensors, _, _ = fine_tune(engine, panel, model, seed=seed)
         last = origins(panel, model.horizon).validation
         model = replace(model, adapters={**model.adapters, "personal": tensors}, since={"personal": last})
-    found = measured(panel, model, forecasters(engine, model), full=True)
+    found = measured(panel, model, forecasters(engine, model, sales=panel), full=True)
     sql = {name: result.test["sql"] for name, result in found.methods.items()}
     coverage = {
         name: (result.test["coverage80"], result.test["coverage90"]) for name, result in found.methods.items()

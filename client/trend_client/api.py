@@ -92,7 +92,7 @@ def fit(
             last = origins(panel, model.horizon).validation
             model = replace(model, adapters={**model.adapters, "personal": tensors}, since={"personal": last})
     try:
-        found: Backtest | None = measured(panel, model, forecasters(engine, model, country=country))
+        found: Backtest | None = measured(panel, model, forecasters(engine, model, sales=panel, country=country))
     except DataError:
         found = None
     return Fitted(panel, found, engine, model, country)
@@ -114,7 +114,7 @@ def predict(fitted: Fitted, future: pd.DataFrame | None = None) -> pd.DataFrame:
     panel, horizon = fitted.panel, fitted.horizon
     if future is not None:
         panel = replace(panel, future=_planned(panel, future))
-    methods = forecasters(fitted._engine, fitted._model, country=fitted._country)
+    methods = forecasters(fitted._engine, fitted._model, sales=fitted.panel, country=fitted._country)
     origin = next_origin(panel)
     if fitted.backtest is None:
         return methods["zero-shot"](panel, origin, horizon).to_frame(panel.static)
@@ -144,7 +144,7 @@ def backtest(
         DataError: The frame cannot be used, or is too short.
     """
     panel, engine, model = _opened(frame, horizon, backbone, device)
-    methods = forecasters(engine, model, country=country)
+    methods = forecasters(engine, model, sales=panel, country=country)
     return measured(panel, model, methods, pricing=Pricing(price, margin), full=full)
 
 

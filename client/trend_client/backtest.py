@@ -18,6 +18,7 @@ import pandas as pd
 from trend_client import gate
 from trend_client.contest import Contest, Forecaster, Runner, common, contest
 from trend_client.gate import CHOSEN, Choice, Gain, Style, Window
+from trend_client.trees import TREES
 from trend_client.trial import Trial, Tryout, losses
 from trend_client.value import Pricing, Value, last_prices, value
 from trend_common import __version__
@@ -47,6 +48,7 @@ METHOD_NAMES: Final = {
     "auto-ets": "AutoETS",
     "auto-theta": "AutoTheta",
     "croston": "Croston (intermittent)",
+    TREES: "Boosted trees",
     "zero-shot": "Pretrained model",
     "shared": "Shared model",
     "personal": "Personal model",

@@ -20,6 +20,7 @@ from trend_client.backtest import METHOD_NAMES, baseline_forecasters
 from trend_client.contest import Forecaster, common
 from trend_client.gate import Gain, compared, gain
 from trend_client.parts import rank_of
+from trend_client.trees import TREES, TreeForecaster, require_trees
 from trend_common import __version__
 from trend_common.baselines import BASELINES
 from trend_common.console import console
@@ -93,7 +94,7 @@ def methods_of(text: str) -> tuple[str, ...]:
         UsageError: Fewer than two, one twice, or one that there is not.
     """
     names = tuple(part.strip() for part in text.split(",") if part.strip())
-    known = (BEFORE, AFTER, "zero-shot", "shared", "personal", *BASELINES)
+    known = (BEFORE, AFTER, "zero-shot", "shared", "personal", TREES, *BASELINES)
     strange = [name for name in names if name not in known]
     if strange or len(names) < 2 or len(set(names)) < len(names):
         found = f"There is no method {strange[0]!r}" if strange else f"--compare {text} does not name two methods"
@@ -191,6 +192,17 @@ def _forecasters(
     for name in names:
         if name in BASELINES:
             found[name] = baseline_forecasters([name])[name]
+            continue
+        if name == TREES:
+            require_trees()
+            found[name] = TreeForecaster(
+                engine,
+                panel,
+                context=model.context,
+                horizon=model.horizon,
+                country=place.country,
+                kept=place.home.trees,
+            )
             continue
         if name == AFTER:
             say("Fine-tuning (what is trained here is not kept)")

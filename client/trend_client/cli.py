@@ -250,7 +250,7 @@ def backtest_command(
         result = measured(
             panel,
             model,
-            forecasters(engine, model, country=place.country),
+            forecasters(engine, model, sales=panel, country=place.country, kept=place.home.trees),
             pricing=pricing,
             full=full,
             progress=lambda name: status.update(name.capitalize()),

@@ -12,6 +12,7 @@
       basis.json          what the last forecast was made with, for the commands that decide
       federations/NAME/   plan.json, frozen.safetensors, shared.safetensors, personal.safetensors, adapters in peft's
                           format under shared/ and personal/; roster.json and secure-round.json of secure rounds
+      trees/              boosted trees that were fitted to the sales, the newest few
       output/             forecasts, backtest, report
 """
 
@@ -110,6 +111,11 @@ class ClientHome:
     def policy_path(self) -> Path:
         """What this client allows."""
         return self.root / "policy.toml"
+
+    @property
+    def trees(self) -> Path:
+        """Trees that were fitted to the sales, so that the next command need not fit them again."""
+        return self.root / "trees"
 
     @property
     def ledger_folder(self) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 
 from trend_client.asides import asides
 from trend_client.backtest import Backtest, Forecaster, backtest, baseline_forecasters
@@ -28,6 +29,7 @@ from trend_client.report.language import language
 from trend_client.stream import CHUNK, LARGE, Format
 from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
+from trend_client.trees import TREES, TreeForecaster, trees_available
 from trend_client.trial import Tryout, sampled
 from trend_client.value import Pricing
 from trend_common.console import console
@@ -228,9 +230,27 @@ def fine_tune(
     return tensors, choices, "shared" if start else "backbone"
 
 
-def forecasters(engine: Engine, model: Model, *, country: str | None = None) -> dict[str, Forecaster]:
-    """Every method of the backtest, the statistical ones first."""
+def forecasters(
+    engine: Engine,
+    model: Model,
+    *,
+    sales: SalesPanel | None = None,
+    country: str | None = None,
+    kept: Path | None = None,
+) -> dict[str, Forecaster]:
+    """Every method of the backtest, the statistical ones first.
+
+    Args:
+        engine, model: The home's.
+        sales: All sales, which trees learn from whatever part of them is to be forecast.
+        country: For public holidays.
+        kept: Folder in which fitted trees are kept (:class:`~trend_client.trees.TreeForecaster`).
+    """
     found: dict[str, Forecaster] = dict(baseline_forecasters(_BASELINES))
+    if not trees_available():
+        found[TREES] = TreeForecaster(
+            engine, sales, context=model.context, horizon=model.horizon, country=country, kept=kept
+        )
     for name, tensors in model.adapters.items():
         found[name] = engine.forecaster(tensors, context=model.context, country=country)
     return found
@@ -271,6 +291,12 @@ def measured(
         console.print(
             f"[yellow]The {name} model was trained on sales from {last.date()} on, where methods are compared, and "
             "is left out. Train it again on this file: trend-client personalise.[/]",
+            soft_wrap=True,
+        )
+    if TREES not in methods and trees_available():
+        console.print(
+            f"[yellow]Boosted trees are left out: LightGBM cannot be loaded ({escape(trees_available())}). "
+            "It needs the system's OpenMP: package libgomp1, on a Mac libomp.[/]",
             soft_wrap=True,
         )
     return backtest(
@@ -335,7 +361,7 @@ def conclude(
         keep: Whether the commands that decide are to use this forecast; not where names are masked.
     """
     wishes = wishes or Wishes()
-    methods = forecasters(engine, model, country=country)
+    methods = forecasters(engine, model, sales=panel, country=country, kept=home.trees)
     folder = out or home.output
     result: Backtest | None
     try:
@@ -354,7 +380,7 @@ def conclude(
         return combined(result.choice, methods, part, origin, model.horizon)
 
     choice = plain_choice(name) if result is None else result.choice
-    past = Past(Blend(engine, model, choice, country=country), panel)
+    past = Past(Blend(engine, model, choice, sales=panel, country=country, kept=home.trees), panel)
 
     forecast, files = deliver(
         folder, panel, made, model.horizon, wishes, past=past, sums_by=methods[name], pieces=pieces

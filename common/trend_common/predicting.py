@@ -17,7 +17,7 @@ from trend_common.quick import Engine, chosen_engine, quick_or_torch
 from trend_common.rollout import Forecaster, forecast_steps
 from trend_common.windows import PanelWindows
 
-__all__ = ["predict", "without_unknown_start"]
+__all__ = ["predict", "predict_windows", "without_unknown_start"]
 
 Rows = NDArray[np.int64]
 Hints = NDArray[np.float32]
@@ -85,6 +85,47 @@ def predict(
         mean=np.concatenate(means).astype(np.float64),
     )
     return without_shut_days(found, windows.panel)
+
+
+def predict_windows(
+    backbone: Backbone,
+    windows: PanelWindows,
+    rows: Rows,
+    origins: Rows,
+    horizon: int,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Forecasts of N windows, each from an origin of its own, as :func:`predict` makes them for one.
+
+    Args:
+        backbone: In evaluation mode, adapter included.
+        windows: The panel's windows.
+        rows, origins: [N] series and first steps.
+        horizon: H.
+        batch_size: Windows at a time; windows of neighbouring origins share a batch.
+        device: Where to compute.
+
+    Returns:
+        [N, H, Q] quantiles and [N, H] means.
+    """
+    order = np.argsort(origins, kind="stable")
+    quantiles = np.zeros((len(rows), horizon, len(LEVELS)))
+    mean = np.zeros((len(rows), horizon))
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            part = order[start : start + batch_size]
+
+            def window(step: int, size: int, part: Rows = part) -> Batch:
+                batch = windows.batch(rows[part], origins[part] + step, size)
+                if backbone.blind_patch:
+                    batch = without_unknown_start(batch, backbone.blind_patch, keep=step)
+                return batch.to(device)
+
+            made = forecast_steps(backbone, window, 0, horizon)
+            quantiles[part], mean[part] = made[0].cpu().numpy(), made[1].cpu().numpy()
+    return quantiles, mean
 
 
 def without_unknown_start(batch: Batch, patch: int, *, keep: int = 0) -> Batch:

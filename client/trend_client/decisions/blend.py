@@ -21,6 +21,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from trend_client.gate import Choice
+from trend_client.trees import TREES, TreeForecaster
 from trend_client.trial import Tryout
 from trend_common.errors import DataError
 from trend_common.files import write_text
@@ -169,14 +170,29 @@ class Blend:
     Args:
         engine, model: The home's.
         choice: The weights.
+        sales: All sales, which trees learn from.
         country: For public holidays.
+        kept: Folder of fitted trees.
     """
 
-    def __init__(self, engine: Engine, model: Model, choice: Choice, *, country: str | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        model: Model,
+        choice: Choice,
+        *,
+        sales: SalesPanel | None = None,
+        country: str | None = None,
+        kept: Path | None = None,
+    ) -> None:
         from trend_client.outcome import forecasters
 
         self.engine, self.model, self.country = engine, model, country
-        usable = forecasters(engine, model, country=country)
+        usable = forecasters(engine, model, sales=sales, country=country, kept=kept)
+        trees = usable.get(TREES)
+        self.trees = trees if isinstance(trees, TreeForecaster) else None
+        if self.trees is not None:
+            self.trees.every = 2 * model.horizon  # looking back over many windows must not fit for each
         lost = [name for name in choice.ranking if name not in usable]
         self.choice = without(choice, lost)
         self._methods = usable
@@ -211,7 +227,8 @@ class Blend:
         from trend_client.outcome import combined
 
         used = choice or self.choice
-
+        if horizon > self.model.horizon:
+            used = without(used, (TREES,))  # so far ahead they have learned nothing
         # The calendar's end is the panel's: series that were given up must not move it.
         part = replace(panel.select(ids), until=panel.calendar_end)
         methods = {name: self._one(name, panel) for name in used.used}
@@ -220,6 +237,8 @@ class Blend:
         return found.select(name for name in ids if name in made)
 
     def _one(self, name: str, panel: SalesPanel) -> Forecaster:
+        if name == TREES:
+            return lambda part, origin, horizon: self._corrected(panel, part, origin, horizon)
         if name not in self.model.adapters:
             return lambda part, origin, horizon: self._statistical(name, panel, part, origin, horizon)
         tensors = self.model.adapters[name]
@@ -231,6 +250,11 @@ class Blend:
             return self.engine.forecast(tensors, windows, windows.step_of(origin), horizon, rows=rows)
 
         return learned
+
+    def _corrected(self, panel: SalesPanel, part: SalesPanel, origin: pd.Timestamp, horizon: int) -> Forecast:
+        """What the trees say; young series start from what their siblings sell, as in the other methods."""
+        assert self.trees is not None
+        return self.trees(part, origin, horizon, plain=self._one("zero-shot", panel)(part, origin, horizon))
 
     def _windows_of(self, panel: SalesPanel, horizon: int) -> PanelWindows:
         kept = self._windows

@@ -82,7 +82,14 @@ class Outlook:
         choice = None if self.basis is None else self.basis.choice
         if choice is None:
             choice = plain_choice(self.method)
-        return Blend(self.engine, self.model, choice, country=self.place.country)
+        return Blend(
+            self.engine,
+            replace(self.model, horizon=self.horizon),  # what the methods were compared for
+            choice,
+            sales=self.panel,
+            country=self.place.country,
+            kept=self.place.home.trees,
+        )
 
     @cached_property
     def past(self) -> Forecaster:

@@ -31,6 +31,7 @@ from trend_client.serve.problems import ProblemError
 from trend_client.serve.schemas import ForecastRequest, SalesRow
 from trend_client.serve.settings import MAX_CELLS, MAX_HORIZON, MAX_SERIES, ServeSettings
 from trend_client.siblings import Siblings
+from trend_client.trees import TREES, TreeForecaster
 from trend_client.workplace import Workplace
 from trend_common.backbones.base import LEVELS, Batch
 from trend_common.baselines import baseline_forecast
@@ -144,6 +145,7 @@ class ServedModel:
         self.position: dict[str, int] = {}
         self.choice: Choice | None = None
         self.written: Forecast | None = None
+        self.trees: TreeForecaster | None = None
         if panel is not None:
             self.stored = Prepared.of(panel, context=model.context, country=country, ahead=MAX_HORIZON)
             self.position = {series: row for row, series in enumerate(panel.ids)}
@@ -195,6 +197,8 @@ class ServedModel:
         look = Outlook(place, panel, self.engine, self.model, method, basis)
         if basis.choice is not None:
             self.choice = look.blend.choice
+            if TREES in self.choice.used:
+                self.trees = look.blend.trees
             self.method, self.chosen_by = CHOSEN, "the weights of the last backtest, as trend-client forecast"
         if look.written_steps and (basis.choice is not None or self.method == method):
             self.written = look.kept(panel.ids)
@@ -296,7 +300,7 @@ class ServedModel:
         ids = [windows.ids[row] for row in job.rows]
         origin, said = next_origin(panel), {}
         for name in self.choice.used:
-            if name in self.model.adapters:
+            if name in self.model.adapters or name == TREES:
                 continue
             mine = [one for one in ids if name not in SLOW or name in self.choice.weights_of(one)]
             if mine:
@@ -366,12 +370,27 @@ class ServedModel:
         """The models that the blend of these series needs; one at least, for series that no other method can do."""
         assert self.choice is not None
         ids = [job.prepared.windows.ids[row] for row in job.rows]
-        needed = {name for one in ids for name in self.choice.weights_of(one)} & set(self.model.adapters)
-        return [name for name in self.choice.ranking if name in needed] or ["zero-shot"]
+        wanted = {name for one in ids for name in self.choice.weights_of(one)}
+        needed = wanted & set(self.model.adapters) | ({"zero-shot"} if TREES in wanted else set())
+        ranked = [name for name in self.choice.ranking if name in needed]
+        # Trees start from the pretrained model, which may not be ranked itself.
+        return ranked + sorted(needed - set(ranked)) or ["zero-shot"]
 
     def _blended(self, job: Job, learned: Mapping[str, Forecast]) -> Forecast:
         assert self.choice is not None
-        return self.choice.apply({**job.said, **learned}).select(job.prepared.windows.ids[row] for row in job.rows)
+        made = {**job.said, **learned}
+        if self.trees is not None and self.stored is not None and "zero-shot" in learned:
+            made |= self._by_trees(self.trees, next_origin(self.stored.windows.panel), job, learned["zero-shot"])
+        return self.choice.apply(made).select(job.prepared.windows.ids[row] for row in job.rows)
+
+    def _by_trees(
+        self, trees: TreeForecaster, fitted_to: pd.Timestamp, job: Job, plain: Forecast
+    ) -> dict[str, Forecast]:
+        """What the trees say; nothing further ahead than they were fitted for, as in a blend of the commands."""
+        if job.horizon > trees.horizon:
+            return {}
+        part = replace(job.panel.select(plain.ids), until=job.panel.calendar_end)
+        return {TREES: trees(part, next_origin(part), job.horizon, plain=plain, cut=fitted_to)}
 
     def _each(self, jobs: Sequence[Job]) -> list[Forecast]:
         """Forecast jobs of one model each."""

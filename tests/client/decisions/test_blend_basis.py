@@ -24,6 +24,7 @@ from trend_client.gate import Choice
 from trend_client.join import finish
 from trend_client.outcome import Model
 from trend_client.planned import NO_PLAN
+from trend_client.trees import TREES
 from trend_client.why.explain import explain
 from trend_client.workplace import Workplace
 from trend_common.calibration import Calibration
@@ -37,12 +38,14 @@ HORIZON = 7
 
 
 def mixed(result: Backtest) -> Backtest:
-    """With weights on a model that listens to plans and on a method that does not, and a calibration."""
-    shares = {"zero-shot": 0.6, "seasonal-naive": 0.4}
+    """With weights on models that listen to plans and on a method that does not, and a calibration."""
+    shares = {"zero-shot": 0.4, "seasonal-naive": 0.4, TREES: 0.2}
     choice = replace(
         result.choice,
         style="blend",
-        weights={name: {"zero-shot": 0.7, "seasonal-naive": 0.3} for name in list(result.choice.methods)[::2]},
+        weights={
+            name: {"zero-shot": 0.4, "seasonal-naive": 0.3, TREES: 0.3} for name in list(result.choice.methods)[::2]
+        },
         methods=dict.fromkeys(result.choice.methods, "zero-shot"),
         panel=shares,
         calibration=Calibration(below=0.8, above=1.3, windows=3),
