@@ -23,7 +23,7 @@ from trend_common.forecasts import Forecast
 from trend_common.panel import SalesPanel
 from trend_common.predicting import predict
 from trend_common.protocol import AdapterPlan
-from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
+from trend_common.tensors import Tensors, check_tensors, tensors_sha256
 from trend_common.windows import PanelWindows
 
 __all__ = ["AdapterForecaster", "Engine", "PersonalSettings", "level_hints"]
@@ -54,21 +54,26 @@ class Engine:
             PolicyError: The frozen tensors are not those of the plan, or the plan would train and send others than
                 those of its adapter.
         """
-        checked = check_tensors(frozen, plan.frozen, "the frozen part of the adapter")
-        if tensors_sha256(checked) != plan.frozen_sha256:
+        digest = tensors_sha256(frozen)
+        again = self._attached == plan
+        if not (again and digest == plan.frozen_sha256):  # what has the hash of tensors that fitted, fits
+            check_tensors(frozen, plan.frozen, "the frozen part of the adapter")
+        if digest != plan.frozen_sha256:
             raise PolicyError(
                 "The frozen tensors that came with the plan are not the ones that it names.",
                 "The plan was altered on its way; ask the operator.",
             )
-        if self._attached != plan:
+        if not again:
             adapters.attach(self.release(), rank=plan.rank, alpha=plan.alpha, targets=plan.targets, train=plan.train)
             self.backbone.to(self.device)
-            self._attached = plan
+            self._attached, self._blank = plan, {}
         self.weights.lay_over({})
         adapters.set_trained(self.backbone, plan.train, plan.layers)
-        adapters.load(self.backbone, checked)
+        self._check_travelling(plan)
+        adapters.load(self.backbone, frozen)
+        if self._blank and all(name in frozen for name in self._blank if "lora_B" not in name):
+            return  # another client's turn: every A came with the plan
         everything = adapters.export(self.backbone)
-        self._check_travelling(plan, everything)
         self._blank = {name: np.zeros_like(v) if "lora_B" in name else v for name, v in everything.items()}
 
     def install_local(self, rank: int) -> None:
@@ -82,11 +87,12 @@ class Engine:
         )
         self.install(plan, frozen)
 
-    def _check_travelling(self, plan: AdapterPlan, everything: Tensors) -> None:
+    def _check_travelling(self, plan: AdapterPlan) -> None:
         """Whatever a plan names, nothing but the tensors of its adapter is trained under it and sent."""
-        trained = set(adapters.trained_parameters(self.backbone))
-        own = {TensorSpec(name=name, shape=value.shape) for name, value in everything.items() if name in trained}
-        strange = sorted({spec.name for spec in own.symmetric_difference(plan.tensors)})
+        trained = adapters.trained_parameters(self.backbone)
+        own = {(name, tuple(value.shape)) for name, value in trained.items()}
+        named = {(spec.name, spec.shape) for spec in plan.tensors}
+        strange = sorted({name for name, _ in own ^ named})
         if strange:
             self.release()
             raise PolicyError(

@@ -40,7 +40,7 @@ from trend_common.protocol import (
 )
 from trend_common.scoring import training_panel
 from trend_common.secagg import fixedpoint
-from trend_common.tensors import Tensors, check_tensors, encode_int8, tensors_sha256, total_norm
+from trend_common.tensors import Tensors, check_tensors, encode_int8, largest_value, tensors_sha256, total_norm
 from trend_common.windows import PanelWindows
 
 __all__ = ["ClientSession", "SessionEvent"]
@@ -112,6 +112,7 @@ class ClientSession:
         self.declined: str | None = None
         self.failure: LedgerBehind | None = None
         self.plan: FederationPlan | None = None
+        self._plan_sha256 = ""
         self.adopted: Lineage | None = None
         self._sent = sent
         self._say = on_event
@@ -184,7 +185,7 @@ class ClientSession:
             if plan.privacy is not None and (note := signal_note(plan, self.policy.bucket, data.n_units)):
                 text += f" {note}"
             self._say(SessionEvent("accepted", text, 0, plan.rounds))
-        self.plan, self._data, self.declined = plan, data, None
+        self.plan, self._plan_sha256, self._data, self.declined = plan, plan.sha256(), data, None
 
     def _note_shares(self, plan: FederationPlan) -> None:
         """Keep how many units a whole product or store is, for the screen of ``budget``; never sent."""
@@ -323,7 +324,7 @@ class ClientSession:
                 )
             self._accept(*known)  # type: ignore[arg-type]
         assert self.plan is not None
-        if self.plan.sha256() != plan_sha256:
+        if self._plan_sha256 != plan_sha256:
             raise PolicyError("The server names another plan than the accepted one.", "A plan cannot change.")
         return self.plan
 
@@ -339,10 +340,9 @@ class ClientSession:
         checked = check_tensors(adapter, plan.adapter.tensors, "the shared adapter")
         if tensors_sha256(checked) != sha256:
             raise PolicyError("The shared adapter is not the one that the message names.", "It was altered.")
-        largest = max((float(np.max(np.abs(value))) for value in checked.values() if value.size), default=0.0)
-        if largest > _LARGEST_VALUE:
+        if (highest := largest_value(checked)) > _LARGEST_VALUE:
             raise PolicyError(
-                f"The shared adapter has a value of {largest:.3g}; {_LARGEST_VALUE:g} is the largest allowed.",
+                f"The shared adapter has a value of {highest:.3g}; {_LARGEST_VALUE:g} is the largest allowed.",
                 "Weights of that size are a fault or an attack; ask the operator.",
             )
         return checked

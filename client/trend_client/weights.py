@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trend_common.adapters import core_parameters
 from trend_common.backbones.base import Backbone
 from trend_common.tensors import Tensors, TensorSpec, check_tensors
 
@@ -35,7 +36,7 @@ def base_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The backbone's own parameters by their names as shipped, whether it carries an adapter or not."""
     return {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter
-        for name, parameter in backbone.core.named_parameters()
+        for name, parameter in core_parameters(backbone).items()
         if not is_adapter(name)
     }
 
@@ -69,6 +70,8 @@ class BaseWeights:
             PolicyError: A name is not one of the backbone's, a shape differs, or a value is not finite; the backbone
                 is then as shipped.
         """
+        if not tensors and not self._shipped:
+            return
         parameters = base_parameters(self._backbone)
         with torch.no_grad():
             for name, value in self._shipped.items():

@@ -6,12 +6,14 @@ mean of the clients' B is exactly the mean of their updates, and half as many pa
 
 from __future__ import annotations
 
+import operator
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,19 +26,70 @@ from trend_common.errors import PolicyError, UsageError
 from trend_common.files import fsync_directory
 from trend_common.lora_layers import quicken
 from trend_common.protocol import AdapterPlan
-from trend_common.tensors import Tensors, TensorSpec, check_tensors, tensors_sha256
+from trend_common.tensors import Tensors, TensorSpec, check_shapes, tensors_sha256
 
 __all__ = [
     "attach",
+    "core_parameters",
     "detach",
     "export",
     "initial_adapter",
     "load",
+    "lora_parameters",
     "save",
     "set_trained",
     "trained_parameters",
     "wire_name",
 ]
+
+
+class _Listing:
+    """The parameters of a backbone that carries an adapter, by name.
+
+    A walk through all modules takes about a millisecond and a simulation changes adapters at every client's turn, so
+    the list is kept for as long as the adapter is.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.core = dict(backbone.core.named_parameters())
+        # The layer of each parameter of the backbone, and "A" or "B" where it is the adapter's.
+        parted = ((name.partition(".lora_"), value) for name, value in backbone.named_parameters())
+        self.factors = tuple((layer, factor[:1], value) for (layer, _, factor), value in parted)
+        self.lora = {wire_name(name): value for name, value in self.core.items() if "lora_" in name}
+        found = [
+            (module._parameters, key, value)
+            for module in backbone.modules()
+            for key, value in module._parameters.items()
+        ]
+        self._places = tuple(zip(*found, strict=True))
+
+    def holds(self) -> bool:
+        """Whether each parameter is still where it was found."""
+        places, keys, values = self._places
+        return all(map(operator.is_, map(dict.get, places, keys), values))
+
+
+# An attached adapter is a core of its own, and the list goes with it.
+_LISTINGS: WeakKeyDictionary[torch.nn.Module, _Listing] = WeakKeyDictionary()
+
+
+def _listing(backbone: Backbone) -> _Listing:
+    found = _LISTINGS.get(backbone.core)
+    if found is None or not found.holds():
+        found = _Listing(backbone)
+        if isinstance(backbone.core, PeftModel):
+            _LISTINGS[backbone.core] = found
+    return found
+
+
+def core_parameters(backbone: Backbone) -> Mapping[str, torch.nn.Parameter]:
+    """What the core's ``named_parameters`` gives; not to be changed."""
+    return _listing(backbone).core
+
+
+def lora_parameters(backbone: Backbone) -> Mapping[str, torch.nn.Parameter]:
+    """The adapter's parameters by the names under which they travel; not to be changed."""
+    return _listing(backbone).lora
 
 
 def attach(
@@ -81,10 +134,10 @@ def attach(
 
 def set_trained(backbone: Backbone, train: Literal["B", "AB"], layers: tuple[str, ...] = ()) -> None:
     """Let gradients flow into B alone, or into A and B, of ``layers`` or of all; everything else stays frozen."""
-    for name, parameter in backbone.named_parameters():
-        layer, _, factor = name.partition(".lora_")
-        wanted = not layers or layer.endswith(tuple(f".{one}" for one in layers))
-        parameter.requires_grad_(wanted and (factor.startswith("B") or (train == "AB" and factor.startswith("A"))))
+    ends = tuple(f".{one}" for one in layers)
+    for layer, factor, parameter in _listing(backbone).factors:
+        wanted = not ends or layer.endswith(ends)
+        parameter.requires_grad_(wanted and (factor == "B" or (train == "AB" and factor == "A")))
 
 
 def detach(backbone: Backbone) -> None:
@@ -96,9 +149,7 @@ def detach(backbone: Backbone) -> None:
 
 def trained_parameters(backbone: Backbone) -> dict[str, torch.nn.Parameter]:
     """The parameters that are trained, by the names under which they travel."""
-    return {
-        wire_name(name): parameter for name, parameter in backbone.core.named_parameters() if parameter.requires_grad
-    }
+    return {wire_name(name): value for name, value in core_parameters(backbone).items() if value.requires_grad}
 
 
 def wire_name(name: str) -> str:
@@ -110,32 +161,22 @@ def export(backbone: Backbone) -> Tensors:
     """All LoRA tensors, in peft's names, as float32 copies."""
     return {
         name: parameter.detach().cpu().numpy().astype(np.float32, copy=True)
-        for name, parameter in _lora_parameters(backbone).items()
+        for name, parameter in lora_parameters(backbone).items()
     }
 
 
-def _lora_parameters(backbone: Backbone) -> dict[str, torch.nn.Parameter]:
-    """Wire name → parameter.
-
-    What peft's own state-dict functions give, which take ten times as long: a simulation changes adapters at every
-    client's turn.
-    """
-    return {wire_name(name): value for name, value in backbone.core.named_parameters() if "lora_" in name}
-
-
-def load(backbone: Backbone, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+def load(backbone: Backbone, tensors: Mapping[str, NDArray[np.generic]]) -> None:
     """Set the LoRA tensors that are named; the others stay.
 
     Raises:
         PolicyError: A name is not one of the adapter's, or a shape differs.
     """
-    current = _lora_parameters(backbone)
-    unknown = sorted(set(tensors) - set(current))
-    specs = [TensorSpec(name=name, shape=tuple(current[name].shape)) for name in tensors if name in current]
-    if unknown:
+    current = lora_parameters(backbone)
+    if unknown := sorted(tensors.keys() - current.keys()):
         raise PolicyError(f"The adapter has no tensor named {', '.join(unknown[:5])}.", "Use the plan's own names.")
+    shapes = {name: tuple(current[name].shape) for name in tensors}
     with torch.no_grad():
-        for name, value in check_tensors(tensors, specs, "the adapter").items():
+        for name, value in check_shapes(tensors, shapes, "the adapter").items():
             current[name].copy_(torch.from_numpy(value))
 
 

@@ -237,9 +237,7 @@ def training_panel(panel: SalesPanel, horizon: int) -> SalesPanel:
     if panel.until is not None:
         kept = panel_before(panel, cut.validation)
     else:
-        counted = panel.frame.groupby("unique_id", sort=False)
-        back = counted["ds"].transform("size").to_numpy() - counted.cumcount().to_numpy()
-        past = back > 2 * horizon
+        past = _from_the_end(panel.frame["unique_id"]) > 2 * horizon
         ahead = _ahead(panel)
         later = panel.frame.loc[~past, ahead].iloc[: None if len(ahead) > 2 else 0]
         kept = replace(
@@ -256,6 +254,15 @@ def training_panel(panel: SalesPanel, horizon: int) -> SalesPanel:
     return replace(kept, static=kept.static[kept.static.index.isin(ids)], future=future)
 
 
+def _from_the_end(ids: pd.Series) -> NDArray[np.int64]:
+    """For each row how many rows of its series begin with it: 1 for the last."""
+    codes, names = pd.factorize(ids)
+    sizes = np.bincount(codes, minlength=len(names))
+    counted = np.empty(len(codes), dtype=np.int64)
+    counted[np.argsort(codes, kind="stable")] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(sizes[codes] - counted)
+
+
 def _ahead(panel: SalesPanel) -> list[str]:
     """The columns of the frame that may be known ahead, with the keys."""
     return [name for name in ("unique_id", "ds", *panel.known_ahead) if name in panel.frame.columns]
@@ -266,6 +273,8 @@ def _sorted(parts: Sequence[pd.DataFrame], empty: pd.DataFrame) -> pd.DataFrame:
     filled = [part for part in parts if len(part)]
     if not filled:
         return empty.iloc[:0]
+    if len(filled) == 1:
+        return filled[0].reset_index(drop=True)  # a panel's tables are sorted
     joined = pd.concat(filled, ignore_index=True)
     return joined.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True)
 

@@ -6,8 +6,9 @@ Everything here is numpy, so that a server without torch and a reader without it
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,11 @@ __all__ = [
     "SCALE_KEY",
     "TensorSpec",
     "Tensors",
+    "check_shapes",
     "check_tensors",
     "decode_int8",
     "encode_int8",
+    "largest_value",
     "tensors_sha256",
     "total_norm",
 ]
@@ -55,7 +58,7 @@ class TensorSpec(BaseModel):
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 def tensors_sha256(tensors: Mapping[str, NDArray[np.generic]]) -> str:
@@ -83,29 +86,50 @@ def check_tensors(tensors: Mapping[str, NDArray[np.generic]], schema: Sequence[T
     Raises:
         PolicyError: A name, shape or dtype differs, or a value is not finite.
     """
-    wanted = {spec.name: spec.shape for spec in schema}
+    return check_shapes(tensors, {spec.name: spec.shape for spec in schema}, what)
+
+
+def check_shapes(
+    tensors: Mapping[str, NDArray[np.generic]], wanted: Mapping[str, tuple[int, ...]], what: str
+) -> Tensors:
+    """:func:`check_tensors` with name → shape for a schema."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
     problems += [f"{name} is not in the schema" for name in sorted(tensors.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & tensors.keys()):
-        array = np.asarray(tensors[name])
+    arrays = {name: np.asarray(tensors[name]) for name in sorted(wanted.keys() & tensors.keys())}
+    for name, array in arrays.items():
         if array.shape != wanted[name]:
             problems.append(f"{name} has shape {array.shape}, not {wanted[name]}")
         elif array.dtype != np.float32:
             problems.append(f"{name} has dtype {array.dtype}, not float32")
-        elif not np.isfinite(array).all():
-            problems.append(f"{name} holds values that are not finite")
+    # All at once, and one by one only to say which.
+    if problems or not np.isfinite(_flat(arrays)).all():
+        problems += [
+            f"{name} holds values that are not finite"
+            for name, array in arrays.items()
+            if array.dtype == np.float32 and not np.isfinite(array).all()
+        ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise PolicyError(
             f"The tensors of {what} do not fit the plan: {shown}.",
             "Only the adapter tensors that the plan names, with their shapes, as finite float32, may travel.",
         )
-    return {name: np.asarray(tensors[name], dtype=np.float32) for name in wanted}
+    return {name: np.asarray(arrays[name], dtype=np.float32) for name in wanted}
+
+
+def _flat(tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """All elements of all tensors [D]."""
+    return np.concatenate([value.reshape(-1) for value in tensors.values()]) if tensors else np.zeros(0, np.float32)
 
 
 def total_norm(tensors: Mapping[str, NDArray[np.floating]]) -> float:
     """The Euclidean norm over all elements of all tensors."""
-    return float(np.sqrt(sum(float(np.sum(np.square(value, dtype=np.float64))) for value in tensors.values())))
+    return float(np.sqrt(np.sum(np.square(_flat(tensors), dtype=np.float64))))
+
+
+def largest_value(tensors: Mapping[str, NDArray[np.floating]]) -> float:
+    """The largest absolute value of all elements of all tensors; 0 where there is none."""
+    return float(np.max(np.abs(_flat(tensors)), initial=0.0))
 
 
 def encode_int8(tensors: Tensors, source: UniformSource) -> dict[str, NDArray[np.generic]]:
@@ -118,19 +142,15 @@ def encode_int8(tensors: Tensors, source: UniformSource) -> dict[str, NDArray[np
         ``int8`` [D], all tensors flattened in the order of their names, and ``scale`` float32 [number of tensors]:
         two arrays, since a name for each would be half of the message.
     """
-    values, scales = [], []
-    for name in sorted(tensors):
-        value = tensors[name].reshape(-1)
-        largest = float(np.max(np.abs(value))) if value.size else 0.0
-        # The least normal number, so that the scale of subnormal values does not round to zero.
-        scale = np.float32(max(largest / _LEVELS, _TINY)) if largest > 0 else np.float32(1.0)
-        exact = value.astype(np.float64) / float(scale)
-        floor = np.floor(exact)
-        up = source.uniform(value.size) < exact - floor
-        values.append(np.clip(floor + up, -_LEVELS, _LEVELS).astype(np.int8))
-        scales.append(scale)
-    joined = np.concatenate(values) if values else np.zeros(0, dtype=np.int8)
-    return {INT8_KEY: joined, SCALE_KEY: np.array(scales, dtype=np.float32)}
+    parts = [tensors[name].reshape(-1) for name in sorted(tensors)]
+    largest = np.array([float(np.max(np.abs(part))) if part.size else 0.0 for part in parts])
+    # The least normal number, so that the scale of subnormal values does not round to zero.
+    scales = np.where(largest > 0, np.maximum(largest / _LEVELS, _TINY), 1.0).astype(np.float32)
+    joined = np.concatenate(parts, dtype=np.float64) if parts else np.zeros(0)
+    exact = joined / np.repeat(scales.astype(np.float64), [part.size for part in parts])
+    floor = np.floor(exact)
+    up = source.uniform(joined.size) < exact - floor
+    return {INT8_KEY: np.clip(floor + up, -_LEVELS, _LEVELS).astype(np.int8), SCALE_KEY: scales}
 
 
 def decode_int8(encoded: Mapping[str, NDArray[np.generic]], schema: Sequence[TensorSpec]) -> Tensors:
@@ -154,10 +174,7 @@ def decode_int8(encoded: Mapping[str, NDArray[np.generic]], schema: Sequence[Ten
     scales = encoded[SCALE_KEY].astype(np.float32)
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         raise PolicyError("A scale of the int8 message is not a finite positive number.", "Send it again.")
-    out: Tensors = {}
-    start = 0
-    for spec, scale in zip(specs, scales, strict=True):
-        part = encoded[INT8_KEY][start : start + spec.size].astype(np.float32)
-        out[spec.name] = (part * scale).reshape(spec.shape)
-        start += spec.size
-    return out
+    sizes = [spec.size for spec in specs]
+    values = encoded[INT8_KEY].astype(np.float32) * np.repeat(scales, sizes)
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    return {spec.name: part.reshape(spec.shape) for spec, part in zip(specs, parts, strict=True)}

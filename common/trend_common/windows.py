@@ -49,6 +49,9 @@ _CLOSED_LOOKBACK: Final = 4
 _OWN_WIDEST: Final = 2.5
 """Spreads from its mean at which an own column is cut off; half of that is the channel's largest value."""
 
+_Located = tuple[pd.DataFrame, NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]
+"""A table, the row and step of each of its lines that lie on the grid, and which lines these are."""
+
 
 def text_features(texts: Sequence[str], size: int = _N_TEXT) -> NDArray[np.float32]:
     """Hashed words and character trigrams of each text, scaled to norm 1 (feature hashing: Weinberger et al. 2009).
@@ -222,29 +225,36 @@ class PanelWindows:
         panel, shape = self.panel, (len(self.ids), len(self.dates))
         position = pd.Index(self.ids)
 
-        def place(frame: pd.DataFrame, column: str, fill: float = np.nan) -> NDArray[np.float64]:
+        def located(frame: pd.DataFrame) -> _Located:
+            rows = position.get_indexer(pd.Index(frame["unique_id"]))
+            steps = self.dates.get_indexer(pd.DatetimeIndex(frame["ds"]))
+            inside = (rows >= 0) & (steps >= 0)
+            return frame, rows[inside], steps[inside], inside
+
+        def place(column: str, *tables: _Located, fill: float = np.nan) -> NDArray[np.float64]:
+            """[S, T], later tables over earlier ones."""
             out = np.full(shape, fill)
-            if column in frame.columns and len(frame):
-                rows = position.get_indexer(pd.Index(frame["unique_id"]))
-                steps = self.dates.get_indexer(pd.DatetimeIndex(frame["ds"]))
-                inside = (rows >= 0) & (steps >= 0)
-                out[rows[inside], steps[inside]] = frame[column].to_numpy(dtype=np.float64)[inside]
+            if any(column in frame.columns for frame, *_ in tables):
+                for frame, rows, steps, inside in tables:
+                    known = column in frame.columns
+                    out[rows, steps] = frame[column].to_numpy(dtype=np.float64)[inside] if known else np.nan
             return out
 
-        frame = panel.frame.assign(_present=1.0)
-        self._inside = place(frame, "_present", 0.0) > 0
+        past = located(panel.frame)
+        both = [past, located(panel.future)] if len(panel.future) else [past]
+        self._inside = np.zeros(shape, dtype=bool)
+        self._inside[past[1], past[2]] = True
         self.first = self._inside.argmax(axis=1)
         self.last = shape[1] - 1 - self._inside[:, ::-1].argmax(axis=1)
-        y, closed = place(frame, "y"), place(frame, "closed", 0.0)
+        y, closed = place("y", past), place("closed", past, fill=0.0)
         known = np.isfinite(y)
-        both = pd.concat([panel.frame, panel.future], ignore_index=True) if len(panel.future) else panel.frame
         # How far the calendar goes on depends on the other series, so each one's plans end at its own distance.
         own_end = np.where(self._inside.any(axis=1), self.last, self.n_steps - 1)
         later = np.arange(shape[1])[None] - own_end[:, None]
         promo, price, holiday = (
-            np.where(later <= self._margin, place(both, name), np.nan) for name in ("promo", "price", "holiday")
+            np.where(later <= self._margin, place(name, *both), np.nan) for name in ("promo", "price", "holiday")
         )
-        stock = place(frame, "stock")
+        stock = place("stock", past)
         price = np.where(price > 0, price, np.nan)
         # A price is carried on within its series, so that whether it was recorded says nothing of sales that day.
         price_filled = pd.DataFrame(price).ffill(axis=1).to_numpy()
@@ -252,7 +262,7 @@ class PanelWindows:
         price_filled = np.where(np.isfinite(price_filled), price_filled, first_price[:, None])
         has_price = np.isfinite(first_price)[:, None]
         has_promo = np.isfinite(promo).any(axis=1, keepdims=True)
-        if "holiday" in both.columns:
+        if any("holiday" in frame.columns for frame, *_ in both):
             holiday_known = np.isfinite(holiday).any(axis=1, keepdims=True)
         elif self._country:
             holiday = np.broadcast_to(self._public_holidays(), shape).copy()
@@ -262,7 +272,7 @@ class PanelWindows:
         self._own = [
             self._own_column(
                 name,
-                np.where(later <= self._margin, place(both if name in panel.own_ahead else frame, name), np.nan),
+                np.where(later <= self._margin, place(name, *(both if name in panel.own_ahead else [past])), np.nan),
                 later,
             )
             for name in OWN

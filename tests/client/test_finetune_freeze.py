@@ -144,7 +144,7 @@ def test_rank_stabilised_lora_scales_as_pefts_own(engine: Engine, tiny_backbone:
     engine.use(begin)
     plan = engine.plan
     with training(engine.backbone, plan, engine.weights, FineTuneSettings(freeze="rslora"), seed=0) as made:
-        own = {name: p.detach().clone() for name, p in adapters._lora_parameters(engine.backbone).items()}
+        own = {name: p.detach().clone() for name, p in adapters.lora_parameters(engine.backbone).items()}
         exported = made.export()
         ours = forecast(engine.backbone)
     other = load_backbone(str(tiny_backbone))

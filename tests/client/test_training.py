@@ -13,6 +13,7 @@ from trend_client.personal import Validation
 from trend_client.siblings import Siblings
 from trend_client.training import TrainingData, fit
 from trend_common import adapters
+from trend_common.errors import PolicyError
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.tensors import tensors_sha256
 from trend_common.windows import PanelWindows
@@ -118,3 +119,33 @@ def test_installing_another_plan_and_back_gives_the_same_forecast(engine: Engine
     engine.install_local(2)
     second = forecaster(panel, origin, 14)
     np.testing.assert_allclose(first.quantiles, second.quantiles, rtol=1e-5)
+
+
+def test_the_next_client_of_a_plan_finds_the_engine_as_the_first_did(engine: Engine) -> None:
+    """A simulation installs one plan at every visit; what others left in the engine meanwhile must be gone."""
+    plan, _, frozen = adapters.initial_adapter(
+        engine.release(), rank=2, alpha=4, targets=engine.backbone.lora_targets, train="B"
+    )
+    engine.install(plan, frozen)
+    fresh, core = engine.worn(None), engine.backbone.core
+    start = {spec.name: np.full(spec.shape, 0.5, np.float32) for spec in plan.tensors}
+    engine.use(start)
+    first = adapters.export(engine.backbone)
+    # Another client trains A besides, and the backbone's own words.
+    adapters.set_trained(engine.backbone, "AB")
+    moved = {name: value + 1 for name, value in first.items()}
+    engine.use({**moved, "text.weight": np.ones_like(engine.weights.export(["text.weight"])["text.weight"])})
+    engine.install(plan.model_copy(deep=True), {name: value.copy() for name, value in frozen.items()})
+    assert engine.backbone.core is core
+    assert set(adapters.trained_parameters(engine.backbone)) == {spec.name for spec in plan.tensors}
+    assert not (engine.weights.export(["text.weight"])["text.weight"] == 1).all()
+    after = adapters.export(engine.backbone)
+    assert all(np.array_equal(after[name], value) for name, value in frozen.items())
+    assert tensors_sha256(engine.worn(None)) == tensors_sha256(fresh)
+    engine.use(start)
+    assert tensors_sha256(adapters.export(engine.backbone)) == tensors_sha256(first)
+    name = next(iter(frozen))
+    with pytest.raises(PolicyError, match="not the ones that it names"):
+        engine.install(plan, {**frozen, name: frozen[name] + 1})
+    with pytest.raises(PolicyError, match="do not fit"):
+        engine.install(plan, {**frozen, name: frozen[name][:1]})

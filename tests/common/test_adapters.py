@@ -105,6 +105,21 @@ def test_detaching_gives_the_backbone_back(backbone: Backbone) -> None:
     assert backbone_sha256(backbone) == before
 
 
+def test_parameters_that_were_exchanged_are_found_anew(backbone: Backbone) -> None:
+    adapters.attach(backbone, rank=2, alpha=4, targets=("q_proj", "fc1"), train="B")
+    name = next(iter(adapters.trained_parameters(backbone)))
+    owner: torch.nn.Module = backbone.core.get_submodule(name.replace(".weight", ".default"))
+    old = owner.weight
+    owner.weight = torch.nn.Parameter(torch.ones_like(old))
+    assert adapters.trained_parameters(backbone)[name] is owner.weight
+    assert adapters.export(backbone)[name].all()
+    adapters.load(backbone, {name: np.zeros(tuple(old.shape), np.float32)})
+    assert not bool(owner.weight.any())
+    adapters.detach(backbone)
+    adapters.attach(backbone, rank=3, alpha=4, targets=("q_proj",), train="B")
+    assert {value.shape[1] for value in adapters.trained_parameters(backbone).values()} == {3}
+
+
 def test_an_attached_adapter_computes_in_one_product_and_leaves_nothing_behind(backbone: Backbone) -> None:
     before = [type(module) for module in backbone.modules()]
     adapters.attach(backbone, rank=2, alpha=4, targets=backbone.lora_targets, train="B")

@@ -14,6 +14,7 @@ from trend_common.errors import DataError
 from trend_common.forecasts import LEVELS, Forecast
 from trend_common.metrics import SeasonalError
 from trend_common.panel import SalesPanel
+from trend_common.scoring import _from_the_end
 
 
 def panel_of(
@@ -160,3 +161,9 @@ def test_the_score_has_every_measure_and_counts_what_it_left_out() -> None:
     }
     with pytest.raises(ValueError, match="shape"):
         scoring.score(np.ones((1, 2)), forecast, scale)
+
+
+def test_rows_are_counted_from_the_end_of_their_own_series_in_any_order() -> None:
+    ids = pd.Series(["b", "a", "b", "a", "b", "c"])
+    assert _from_the_end(ids).tolist() == [3, 2, 2, 1, 1, 1]
+    assert _from_the_end(ids.iloc[:0]).tolist() == []

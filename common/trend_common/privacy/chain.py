@@ -195,7 +195,7 @@ class Chain:
         if self._durable:
             write_text(self.head_path, text, private=True)
         else:
-            self.head_path.write_text(text, "utf-8")
+            _overwrite(self.head_path, text.encode())
 
     def _fail(self, error: OSError) -> None:
         # After a failed write or fsync the state of the file is unknown; opening it anew finds out.
@@ -206,6 +206,16 @@ class Chain:
             f"The {self.what} {self.path} could not be written: {error.strerror or error}.",
             "Nothing was sent. Make room on the disk, or give this user the right to write there, and start again.",
         ) from error
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    """Write without emptying the file first, which on some file systems takes fifteen times as long."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        os.write(descriptor, data)
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
 
 
 def _canonical(record: Record) -> bytes:
