@@ -242,7 +242,7 @@ def models(context: typer.Context, home: HomeOption = None, json_path: JsonOptio
     table = Table("Version", "Federation", "Backbone", "Rounds", "Clients", "ε", "Created (UTC)", "Hash")
     for card in cards:
         epsilon = "none" if card.epsilon is None else f"{card.epsilon:.2f}"
-        row = (card.federation, card.backbone, str(card.rounds), f"{card.participants_mean:.1f}", epsilon)
+        row = (card.federation, card.backbone, str(card.rounds), f"{round(card.participants_mean, 1):g}", epsilon)
         table.add_row(str(card.version), *row, card.created[:16], card.adapter_sha256[:12])
     console.print(table if cards else "No federation has finished yet.")
     if json_path is not None:

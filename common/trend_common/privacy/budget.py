@@ -217,7 +217,7 @@ def _row(account: Account, delta: float) -> BudgetRow:
         steps_charged=account.charged,
         steps_accepted=account.rounds * account.steps,
         epsilon=compose([Run(sigma=account.sigma, q=account.q, steps=account.charged)], delta),
-        state="left" if account.closed else "finished" if finished else "open",
+        state="finished" if finished else "left" if account.closed else "open",
     )
 
 

@@ -52,6 +52,8 @@ def test_what_is_spent_is_read_while_a_client_runs(tmp_path: Path, make_plan: Ma
         spend(ledger, make_plan(), 20)
         budget = budget_of(tmp_path)
         assert budget.epsilon_spent == ledger.spent()
+        ledger.close_federation("spring")
+    assert budget_of(tmp_path).rows == budget.rows, "closed at its end: finished, not left"
     found = budget.as_json()
     assert {"epsilon_spent", "epsilon_cap", "delta", "unit", "chain_ok"} <= found.keys()
     assert found["federations"][0] | {"epsilon": 0} == {
