@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trend_common import adapters
+from trend_common.backbones import load_backbone
+from trend_common.backbones.synthetic import random_batch
 from trend_common.errors import PolicyError
 from trend_common.privacy import step as step_module
 from trend_common.privacy.noise import SecureGenerator
@@ -469,3 +473,38 @@ def test_an_error_puts_the_weights_back() -> None:
 def test_no_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="steps is 0"):
         update(torch.zeros(1, 1, D), steps=0)
+
+
+@pytest.mark.parametrize("train", ["B", "AB"])
+def test_of_a_lora_every_element_is_where_autograd_has_it(tiny_backbone: Path, train: Literal["B", "AB"]) -> None:
+    """The gradients of B lie in memory the other way round until they are summed."""
+    backbone = load_backbone(str(tiny_backbone))
+    adapters.attach(backbone, rank=3, alpha=4, targets=backbone.lora_targets, train=train)
+    rng = np.random.default_rng(0)
+    start = {n: 0.1 * rng.normal(size=v.shape).astype(np.float32) for n, v in adapters.export(backbone).items()}
+    adapters.load(backbone, start)
+    batch = random_batch(5, context=56, horizon=7, freq="D")
+
+    def losses(units: NDArray[np.int64]) -> Tensor:
+        found = backbone(batch.rows(slice(int(units[0]), int(units[-1]) + 1))).loss_per_sample
+        assert found is not None
+        return found
+
+    private = private_gradient(
+        backbone.core,
+        losses,
+        n_units=5,
+        windows_per_series=1,
+        bucket=BucketPlan(q=1.0, noise_multiplier=0.0, expected_batch=5),
+        clip=1e6,
+        generator=SecureGenerator(),
+        chunk=2,
+    )
+    losses(np.arange(5)).mean().backward()  # type: ignore[no-untyped-call]
+    truth = {name: p.grad for name, p in backbone.core.named_parameters() if p.requires_grad}
+    assert private.keys() == truth.keys()
+    for name, gradient in truth.items():
+        assert gradient is not None
+        np.testing.assert_allclose(
+            private[name], gradient.numpy(), rtol=1e-3, atol=1e-5 * float(gradient.abs().max())
+        )

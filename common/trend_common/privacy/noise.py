@@ -29,6 +29,7 @@ __all__ = ["SecureGenerator"]
 
 _SUMMED = 4
 """Normals that are summed into one Gaussian draw; their sum has standard deviation 2."""
+_BLOCK = 2**14
 
 
 class SecureGenerator:
@@ -63,8 +64,14 @@ class SecureGenerator:
 
     def normal(self, size: int) -> NDArray[np.float64]:
         """[size] standard normals by Box–Muller, each from a pair of uniforms of its own."""
-        radius = np.sqrt(-2.0 * np.log(self.uniform(size)))
-        return np.asarray(radius * np.cos(2.0 * np.pi * self.uniform(size)))
+        # torch's logarithm and cosine take a fifth of numpy's time. Imported late: what draws no noise needs none.
+        import torch
+
+        radius, angle = torch.from_numpy(self.uniform(size)), torch.from_numpy(self.uniform(size))
+        # Blocks so small that torch starts no threads, which a forked child might not have.
+        for one, other in zip(torch.split(radius, _BLOCK), torch.split(angle, _BLOCK), strict=True):
+            one.log_().mul_(-2.0).sqrt_().mul_(other.mul_(2.0 * np.pi).cos_())
+        return radius.numpy()
 
     def gaussian(self, size: int) -> NDArray[np.float64]:
         """[size] standard normals, each the sum of four independent ones over two: the noise of a release."""

@@ -60,9 +60,7 @@ class PerSeriesGradients:
         if windows_per_series < 1:
             raise ValueError(f"windows_per_series is {windows_per_series}; it must be 1 or more")
         self.windows_per_series = windows_per_series
-        modules = dict(model.named_modules())
-        self._rows_per_window = _rows_per_window(modules)
-        self._layers = _checked(modules)
+        self._layers, self._rows_per_window = _checked(model)
         named = [
             (f"{name}.{key}" if name else key, p) for name, layer in self._layers.items() for key, p in _own(layer)
         ]
@@ -180,7 +178,7 @@ def check_model(model: nn.Module) -> dict[str, nn.Linear]:
         PolicyError: There is batch normalisation (frozen or not), a trainable parameter outside an ``nn.Linear`` (a
             DoRA magnitude, an embedding, a norm), one of reduced precision, or nothing to train. All are named.
     """
-    return _checked(dict(model.named_modules()))
+    return _checked(model)[0]
 
 
 def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -188,44 +186,78 @@ def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(key, p) for key, p in module._parameters.items() if p is not None and p.requires_grad]
 
 
-def _checked(modules: dict[str, nn.Module]) -> dict[str, nn.Linear]:
+def _checked(model: nn.Module) -> tuple[dict[str, nn.Linear], int]:
+    """The trainable layers, and the rows that they see for each window: 1 unless a part declares another number.
+
+    Asked at every step, of hundreds of modules, so each is looked at once and only those that matter are named.
+    """
     problems: list[str] = []
     layers: dict[str, nn.Linear] = {}
-    for name, module in modules.items():
-        if isinstance(module, _BatchNorm):
-            problems.append(f"{name} is {type(module).__name__}, which mixes the series of a batch")
-        own = dict(_own(module))
-        if not own:
+    declared: set[int] = set()
+    kinds: dict[type[nn.Module], tuple[bool, Any]] = {}
+    for link in _walk(model):
+        module = link[2]
+        kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = issubclass(kind, _BatchNorm), getattr(kind, "rows_per_window", None)
+        mixes, rows = kinds[kind]
+        # torch's own __getattr__ looks through parameters, buffers and modules first, and none of them is a number.
+        rows = module.__dict__.get("rows_per_window", rows)
+        if isinstance(rows, int):
+            declared.add(rows)
+        own = _own(module) if module._parameters else []
+        if not (own or mixes):
             continue
+        name = _name(link)
+        if mixes:
+            problems.append(f"{name} is {type(module).__name__}, which mixes the series of a batch")
         # A subclass may use its weight in another way than F.linear, so only the class itself is known.
-        if type(module) is nn.Linear:
+        if type(module) is nn.Linear and own:
             layers[name] = module
         else:
-            problems += [f"{name}.{key} is trainable in a {type(module).__name__}" for key in own]
+            problems += [f"{name}.{key} is trainable in a {type(module).__name__}" for key, _ in own]
         problems += [
             f"{name}.{key} is {p.dtype}; clipping needs float32"
-            for key, p in own.items()
+            for key, p in own
             if p.dtype not in (torch.float32, torch.float64)
         ]
+    if len(declared) > 1 or any(rows < 1 for rows in declared):
+        raise PolicyError(f"The model's parts declare {sorted(declared)} rows for each window.", _HINT)
     if not layers and not problems:
         problems.append("no parameter is trainable")
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise PolicyError(f"This model cannot be trained privately: {shown}.", _HINT)
-    return layers
+    return layers, declared.pop() if declared else 1
 
 
-def _rows_per_window(modules: dict[str, nn.Module]) -> int:
-    """Rows that the model's layers see for each window; 1 unless a module of it declares another number."""
-    # torch's own __getattr__ looks through parameters, buffers and modules first, and none of them is a number.
-    found = (
-        vars(module).get("rows_per_window", getattr(type(module), "rows_per_window", None))
-        for module in modules.values()
-    )
-    declared = {rows for rows in found if isinstance(rows, int)}
-    if len(declared) > 1 or any(rows < 1 for rows in declared):
-        raise PolicyError(f"The model's parts declare {sorted(declared)} rows for each window.", _HINT)
-    return declared.pop() if declared else 1
+_Link = tuple[Any, str, nn.Module]
+"""The link of the parent (None for the model itself), the name within it, the module."""
+
+
+def _walk(model: nn.Module) -> list[_Link]:
+    """All modules once, in the order of ``named_modules``, which takes three times as long."""
+    found: list[_Link] = []
+    seen: set[nn.Module] = set()
+    stack: list[_Link] = [(None, "", model)]
+    while stack:
+        link = stack.pop()
+        module = link[2]
+        if module in seen:
+            continue
+        seen.add(module)
+        found.append(link)
+        if module._modules:
+            stack += [(link, key, child) for key, child in reversed(module._modules.items()) if child is not None]
+    return found
+
+
+def _name(link: _Link) -> str:
+    parts: list[str] = []
+    while link[0] is not None:
+        parts.append(link[1])
+        link = link[0]
+    return ".".join(reversed(parts))
 
 
 class _PerUnitForward:

@@ -181,6 +181,8 @@ def _noised(
         expected_batch_size=bucket.expected_batch,
         source=generator,
     )
+    # The elements' order within a parameter is the same for all units, and put right once at the end.
+    turned = dict.fromkeys(parameters, False)
     # A first chunk of no units makes the sum exist, so that an empty sample takes its noise like any other.
     flat.grad_sample = torch.zeros(0, len(flat), dtype=torch.float64)  # type: ignore[attr-defined]
     optimizer.clip_and_accumulate()
@@ -189,7 +191,9 @@ def _noised(
         gradients.start(len(units) * gradients.windows_per_series)
         gradients.backward(losses(units))
         collected = gradients.collect()
-        by_unit = torch.cat([collected[name].detach().flatten(1) for name in parameters], dim=1)
+        if begin == 0:
+            turned = {name: _lies_turned(gradient) for name, gradient in collected.items()}
+        by_unit = torch.cat([_rows(collected[name].detach(), turned[name]) for name in parameters], dim=1)
         by_unit = by_unit.to("cpu", torch.float64)
         _drop_not_finite(by_unit, clip, diagnostics)
         flat.grad_sample = by_unit  # type: ignore[attr-defined]
@@ -198,11 +202,21 @@ def _noised(
     assert flat.grad is not None
     flat.grad = _on_grid(flat.grad, bucket.noise_multiplier * clip)
     optimizer.scale_grad()
-    parts = torch.split(flat.grad, sizes)
+    parts = np.split(flat.grad.to(torch.float32).numpy(), np.cumsum(sizes)[:-1])
     return {
-        name: part.reshape(p.shape).numpy().astype(np.float32)
+        name: np.ascontiguousarray(part.reshape(p.shape[::-1]).T) if turned[name] else part.reshape(p.shape)
         for (name, p), part in zip(parameters.items(), parts, strict=True)
     }
+
+
+def _rows(gradient: Tensor, turned: bool) -> Tensor:
+    """[units, *shape] → [units, elements], those of a ``turned`` one column by column."""
+    return (gradient.transpose(1, 2) if turned else gradient).flatten(1)
+
+
+def _lies_turned(gradient: Tensor) -> bool:
+    """Whether the matrix of each unit lies in memory column by column, as a product leaves it."""
+    return gradient.dim() == 3 and not gradient.is_contiguous() and gradient.transpose(1, 2).is_contiguous()
 
 
 def _on_grid(noised: Tensor, deviation: float) -> Tensor:
@@ -219,6 +233,8 @@ def _on_grid(noised: Tensor, deviation: float) -> Tensor:
 
 def _drop_not_finite(by_unit: Tensor, clip: float, diagnostics: LocalDiagnostics | None) -> None:
     """Set every unit with a NaN or an infinity anywhere in its gradient [units, D] to zero."""
+    if diagnostics is None and bool(by_unit.sum().isfinite()):
+        return
     norms = by_unit.norm(dim=1)
     finite = norms.isfinite()
     if not bool(finite.all()):
