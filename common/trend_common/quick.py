@@ -57,7 +57,7 @@ MOST_COST: Final = 0.005
 _MOST_DIFFERENCE: Final = 0.5
 """Where there is no past to score: the largest difference of a quantile, over it or the window's mean."""
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _KEPT: Final = 8
 _CHECKED_WINDOWS: Final = 64
 

@@ -238,6 +238,7 @@ def test_what_was_forecast_stays_when_unknown_history_is_left_out(panel: SalesPa
 @given(arrays(np.float32, (5, 4), elements=st.floats(-3, 3, width=32)))
 def test_a_rounded_weight_is_within_half_a_step(weight: np.ndarray) -> None:
     whole, scale = rounded(weight)
+    assert 2 * 255 * np.abs(whole.astype(int)).max() < 2**15, "two products saturate 16 bits"
     assert np.abs(whole * scale - weight).max() <= scale.max() / 2 + 1e-5
     assert (np.abs(whole * scale - weight) <= scale / 2 + 1e-5).all()
 

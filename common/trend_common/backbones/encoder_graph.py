@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from trend_common.backbones.trend import TrendModel
 
-__all__ = ["INPUTS", "encoder_graph", "rounded"]
+__all__ = ["INPUTS", "LARGEST", "encoder_graph", "rounded"]
+
+LARGEST: Final = 63
+"""Of a weight in int8: seven bits, so that no processor saturates."""
 
 INPUTS: Final = ("tokens", "summary", "position", "visible", "ahead")
 """[N, P, F] float, [N, 1, d] float, [P, d] float, [N, 1 + P] int32, and [1] int64 (minus the patches ahead)."""
@@ -29,8 +32,12 @@ _END: Final = 2**31
 
 
 def rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A matrix [in, out] as int8 and the scale of each output [out], so that their product is nearest to it."""
-    scale = np.abs(weight).max(axis=0) / 127
+    """A matrix [in, out] as int8 and the scale of each output [out], so that their product is nearest to it.
+
+    Weights stay within :data:`LARGEST`: processors without VNNI add two products of an input (0 to 255) and a weight
+    in 16 bits, which hold 2 · 255 · 63 and saturate, silently, at 2 · 255 · 127.
+    """
+    scale = np.abs(weight).max(axis=0) / LARGEST
     scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
     return np.round(weight / scale).astype(np.int8), scale
 
