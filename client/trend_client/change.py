@@ -20,7 +20,8 @@ from trend_client.backtest import METHOD_NAMES, baseline_forecasters
 from trend_client.contest import Forecaster, common
 from trend_client.gate import Gain, compared, gain
 from trend_client.parts import rank_of
-from trend_client.trees import TREES, TreeForecaster, require_trees
+from trend_client.trees import TREES
+from trend_client.trees.forecaster import TreeForecaster, require_trees
 from trend_common import __version__
 from trend_common.baselines import BASELINES
 from trend_common.console import console

@@ -29,7 +29,8 @@ from trend_client.report.language import language
 from trend_client.stream import CHUNK, LARGE, Format
 from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
-from trend_client.trees import TREES, TreeForecaster, trees_available
+from trend_client.trees import TREES
+from trend_client.trees.forecaster import TreeForecaster, trees_available
 from trend_client.trial import Tryout, sampled
 from trend_client.value import Pricing
 from trend_common.console import console

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from trend_client.engine import Engine, PersonalSettings
 from trend_client.training import TrainingData, fit
+from trend_client.trees import TREES
+from trend_client.trees.forecaster import require_trees
 from trend_client.weighing import best_weights
 from trend_common import adapters
 from trend_common.backbones.base import Batch
@@ -27,7 +29,7 @@ from trend_simulations.boosted import choose_boosted
 from trend_simulations.cases import Adapter, Case, Model
 from trend_simulations.federation import Outcome, announce, federate_in_process, members
 from trend_simulations.settings import (
-    BLENDED_METHOD,
+    BLENDED_METHODS,
     BLENDS,
     PRIVATE,
     DpRecipe,
@@ -87,12 +89,15 @@ def run_models(study: Study, arm: str) -> list[Model]:
     name, epsilon = split_arm(arm)
     if name == "lightgbm":
         found = [Model(((choose_boosted(case), 1.0),)) for case in study.cases]
+    elif name == TREES:
+        require_trees()
+        found = [Model(((TREES, 1.0),)) for _ in study.cases]
     elif name in BLENDS:
         parts = [_with(part, epsilon) for part in BLENDS[name]]
         found = [_blend(study, case, row, parts) for row, case in enumerate(study.cases)]
         study.notes[arm] = ", ".join(
             f"{part} {np.mean([model.parts[number][1] for model in found]):.2f}"
-            for number, part in enumerate((*parts, BLENDED_METHOD))
+            for number, part in enumerate((*parts, *BLENDED_METHODS))
         )
     else:
         found = [Model.of(adapter) for adapter in run_arm(study, arm)]
@@ -113,7 +118,7 @@ def _blend(study: Study, case: Case, row: int, arms: Sequence[str]) -> Model:
     gently with the loss; where every season was in the training, they are nearly those of the best blend. A part
     that repeats another, as a local adapter does for which no training was best, weighs nothing.
     """
-    parts: list[Adapter | str] = [*(run_arm(study, arm)[row] for arm in arms), BLENDED_METHOD]
+    parts: list[Adapter | str] = [*(run_arm(study, arm)[row] for arm in arms), *BLENDED_METHODS]
     truth = case.validation
     made = {
         str(number): Model(((part, 1.0),)).raw(study.engine, case, case.cut.validation, truth.ids)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 
 from trend_client.engine import Engine, level_hints
 from trend_client.training import TrainingData
+from trend_client.trees import TREES
+from trend_client.trees.forecaster import TreeForecaster
 from trend_common.baselines import baseline_forecast
 from trend_common.calibration import Calibration
 from trend_common.covariates import YEAR
@@ -25,6 +28,10 @@ from trend_simulations.settings import Settings
 from trend_simulations.sources import Retailer
 
 __all__ = ["Adapter", "Case", "Model", "Truth", "make_case"]
+
+
+_TREES: WeakKeyDictionary[Case, dict[pd.Timestamp, Forecast]] = WeakKeyDictionary()
+"""They depend on no seed and on no federation, so what was forecast once serves all arms."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ class Model:
         made = []
         used = [(part, weight) for part, weight in self.parts if weight > 0]
         for part, _ in used:
-            if isinstance(part, str):
+            if part == TREES:
+                made.append(case.trees(engine, origin).select(ids))
+            elif isinstance(part, str):
                 made.append(case.statistical(part, origin).select(ids))
             else:
                 part.put_on(engine)
@@ -153,6 +162,14 @@ class Case:
             return for_case(self, method, origin)
         known = panel_before(self.retailer.panel, origin)
         return baseline_forecast([method], known, origin, self.data.horizon)[method]
+
+    def trees(self, engine: Engine, origin: pd.Timestamp) -> Forecast:
+        """Boosted trees on the pretrained model, fitted to this retailer's sales before ``origin``; made once."""
+        made = _TREES.setdefault(self, {})
+        if origin not in made:
+            forecaster = TreeForecaster(engine, None, context=self.data.windows.context, horizon=self.data.horizon)
+            made[origin] = forecaster(panel_before(self.retailer.panel, origin), origin, self.data.horizon)
+        return made[origin]
 
     def baselines(self, names: tuple[str, ...]) -> dict[str, Score]:
         """Statistical methods on the test window."""

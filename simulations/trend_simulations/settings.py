@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from trend_client.trees import TREES
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
 from trend_common.defaults import DEFAULT_ROUNDS
 from trend_common.errors import UsageError
 
 __all__ = [
     "ARMS",
-    "BLENDED_METHOD",
+    "BLENDED_METHODS",
     "BLENDS",
     "MORE_ARMS",
     "PRIVATE",
@@ -43,7 +44,7 @@ ARMS: Final = (
 )
 """What can be compared."""
 
-MORE_ARMS: Final = ("lightgbm", "grouped", "grouped-dp")
+MORE_ARMS: Final = ("lightgbm", TREES, "grouped", "grouped-dp")
 """What can be compared besides, if it is named: they need libraries of their own, or declared groups."""
 
 PRIVATE: Final = ("federated-dp", "federated-dp-personal", "gated-dp", "grouped-dp")
@@ -54,10 +55,10 @@ BLENDS: Final = {
     "gated": ("zero-shot", "local", "federated"),
     "gated-dp": ("zero-shot", "local", "federated-dp"),
 }
-"""Arm → the arms that it is a blend of, with :data:`BLENDED_METHOD` besides."""
+"""Arm → the arms that it is a blend of, with :data:`BLENDED_METHODS` besides."""
 
-BLENDED_METHOD: Final = "same-phase-mean"
-"""The statistical method that a retailer blends in: quick, and wrong about other weeks than the models are."""
+BLENDED_METHODS: Final = ("same-phase-mean", TREES)
+"""What a retailer blends in besides, as the product does: quick, and wrong about other weeks than the models are."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from trend_client.decisions.blend import Blend
 from trend_client.engine import Engine
 from trend_client.gate import Choice
 from trend_client.outcome import Model, forecasters
-from trend_client.trees import TREES, TreeForecaster, Trees, fit, forecaster
+from trend_client.trees import TREES, fit, forecaster
 from trend_client.trees.features import FITTED, Base, levels_of
-from trend_client.trees.fit import _interpolated, mean_of
+from trend_client.trees.fit import Trees, _interpolated, mean_of
+from trend_client.trees.forecaster import TreeForecaster
 from trend_common.errors import UsageError
 from trend_common.forecasts import LEVELS, Forecast
 from trend_common.metrics import wql

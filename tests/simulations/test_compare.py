@@ -318,7 +318,7 @@ def test_without_trust_all_parts_weigh_alike(retailers: list[Retailer], settings
     case = make_case(retailers[0], settings)
     trained = replace(settings, trust=0.0, calibrate=False)
     model = run_models(Study([case], engine, trained, seed=0), "gated")[0]
-    assert [weight for _, weight in model.parts] == pytest.approx([1 / 4] * 4)
+    assert [weight for _, weight in model.parts] == pytest.approx([1 / 5] * 5)
     parts = [
         Model(((part, 1.0),)).forecast(engine, case, case.cut.test, case.test.ids).quantiles
         for part, _ in model.parts
@@ -352,7 +352,7 @@ def test_a_part_that_repeats_another_has_no_weight(
     study = Study(cases, engine, replace(settings, trust=0.0), seed=0)
     study.adapters["local"] = run_arm(study, "zero-shot")  # what is left where no training was best
     for model in run_models(study, "alone"):
-        assert [weight for _, weight in model.parts] == pytest.approx([0.5, 0.0, 0.5])
+        assert [weight for _, weight in model.parts] == pytest.approx([1 / 3, 0.0, 1 / 3, 1 / 3])
 
 
 def test_arms_are_calibrated_unless_asked_not_to_be(

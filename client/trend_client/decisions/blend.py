@@ -21,7 +21,8 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from trend_client.gate import Choice
-from trend_client.trees import TREES, TreeForecaster
+from trend_client.trees import TREES
+from trend_client.trees.forecaster import TreeForecaster
 from trend_client.trial import Tryout
 from trend_common.errors import DataError
 from trend_common.files import write_text

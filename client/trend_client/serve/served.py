@@ -31,7 +31,8 @@ from trend_client.serve.problems import ProblemError
 from trend_client.serve.schemas import ForecastRequest, SalesRow
 from trend_client.serve.settings import MAX_CELLS, MAX_HORIZON, MAX_SERIES, ServeSettings
 from trend_client.siblings import Siblings
-from trend_client.trees import TREES, TreeForecaster
+from trend_client.trees import TREES
+from trend_client.trees.forecaster import TreeForecaster
 from trend_client.workplace import Workplace
 from trend_common.backbones.base import LEVELS, Batch
 from trend_common.baselines import baseline_forecast

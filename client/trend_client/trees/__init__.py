@@ -6,7 +6,9 @@ wrong. Gradient boosting over many series at once is what wins on retail data (M
 Journal of Forecasting 38, 2022, on M5); LightGBM is Ke et al., NIPS 2017.
 """
 
-from trend_client.trees.fit import Trees, fit_trees
-from trend_client.trees.forecaster import TREES, TreeForecaster, require_trees, trees_available
+from typing import Final
 
-__all__ = ["TREES", "TreeForecaster", "Trees", "fit_trees", "require_trees", "trees_available"]
+__all__ = ["TREES"]
+
+TREES: Final = "boosted-trees"
+"""Name of the method. What it is made of is heavy to import: :mod:`trend_client.trees.forecaster`."""

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
@@ -34,8 +33,6 @@ _CELLS: Final = 80_000
 """Steps that are learned from at most; more cost time and, on panels of this kind, hardly help."""
 _FEWEST: Final = 400
 """Steps below which nothing is learned."""
-_WORTH_THREADS: Final = 20_000
-"""Steps from which on threads are worth waiting for one another."""
 _ORIGINS: Final = 200
 """Origins at most; windows of a few series that lie closer say the same twice."""
 _TREES: Final = 120
@@ -53,6 +50,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "max_bin": _BINS,
     "deterministic": True,
     "force_col_wise": True,
+    # Several threads win a few seconds, and on a busy machine they wait minutes for one another.
+    "num_threads": 1,
     "verbosity": -1,
 }
 _NOTHING: Final = 0.02
@@ -163,8 +162,7 @@ def fit_trees(windows: PanelWindows, origin: int, horizon: int, ask: Ask, *, see
         return Trees(horizon, (), known, int(usable.sum()))
     values, target = made.values[usable], truth.reshape(-1)[usable].astype(np.float64)
     start = (base.fitted() / made.level[:, None, None]).reshape(-1, len(FITTED))[usable]
-    threads = torch.get_num_threads() if len(target) >= _WORTH_THREADS else 1
-    settings = {**_SETTINGS, "seed": seed, "num_threads": threads}
+    settings = {**_SETTINGS, "seed": seed}
     boosters = []
     for column, level in enumerate(FITTED):
         data = lightgbm.Dataset(

@@ -27,10 +27,7 @@ from trend_common.windows import PanelWindows
 if TYPE_CHECKING:
     from trend_client.engine import Engine
 
-__all__ = ["TREES", "TreeForecaster", "require_trees", "trees_available"]
-
-TREES: Final = "boosted-trees"
-"""Name of the method."""
+__all__ = ["TreeForecaster", "require_trees", "trees_available"]
 
 _KEPT: Final = 8
 """Fits in memory and in the folder: the windows of a backtest and what is ahead."""
