@@ -52,7 +52,9 @@ def test_doors_are_no_covariate(place: Workplace, tmp_path: Path) -> None:
 
 def test_a_person_is_told_of_the_horizon_alone(place: Workplace) -> None:
     _, notes = planned(place, place.panel(), 28)
-    assert notes == ("Expected to be closed, as in earlier years: s, on 5 of these days, from 2024-12-24.",)
+    assert notes == (
+        "Expected to be closed, as planned or in earlier years: s, on 5 of these days, from 2024-12-24.",
+    )
     found, notes = planned(place, place.panel(), 5)
     assert notes == ()
     assert found.shut["s"], "other commands look further"
