@@ -97,7 +97,8 @@ def _shut(panel: SalesPanel, horizon: int) -> tuple[str, ...]:
     if n:
         notes.append(
             say(
-                "Expected to be closed, as planned or in earlier years: %(stores)s, on %(n)s of these days, from %(first)s.",
+                "Expected to be closed, as planned or in earlier years: %(stores)s, on %(n)s of these days, "
+                "from %(first)s.",
                 stores=stores,
                 n=n,
                 first=first,
