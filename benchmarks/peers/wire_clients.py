@@ -76,7 +76,6 @@ def serve(home: Path, path: Path) -> None:
         stop=stop,
         on_event=show,
         memory=home / "node.json",
-        retry=(0.2, 1.0),
     )
 
 

@@ -80,7 +80,9 @@ def main() -> None:
         {
             "rounds": int(rounds),
             "min_clients": int(clients),
-            "round_timeout": "10m",
+            "round_timeout": "30m",
+            "joins_at_once": int(clients),
+            "joins_per_minute": 60_000.0,
             "private": False,
             "wire": "float32",
             "update": "gradient",

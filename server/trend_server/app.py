@@ -19,6 +19,7 @@ from trend_common import __version__
 from trend_common.errors import UsageError
 from trend_common.files import write_json
 from trend_common.flower.environment import prepare, quiet_logs
+from trend_common.flower.gate import RateLimit
 from trend_common.flower.grid import RoundGrid
 from trend_common.flower.link import Link
 from trend_common.protocol import FederationPlan
@@ -34,7 +35,7 @@ from trend_server.roster import Roster
 from trend_server.screen import Screen
 from trend_server.settings import ServerSettings, parse_duration
 
-__all__ = ["Service", "app", "check_same_plan", "make_server_app", "serve"]
+__all__ = ["Service", "app", "check_same_plan", "joins", "make_server_app", "serve"]
 
 _RECONCILE_SECONDS: Final = 2.0
 
@@ -108,6 +109,7 @@ def serve(service: Service) -> ModelCard:
             private_key=certificates.private_key,
             enrol=door.redeem,
             authority=certificates.renewals,
+            rate=joins(service.settings),
         )
         with link, screen:
             write_json(home.address_path, {"host": service.host, "port": link.port})
@@ -115,6 +117,11 @@ def serve(service: Service) -> ModelCard:
             screen.listening(service.host, link.port, certificates.fingerprint)
             with _shutting_out(door, screen):
                 return _federate(service, link, screen, started)
+
+
+def joins(settings: ServerSettings) -> RateLimit:
+    """How many may join from one address at once, and how fast they may come after that."""
+    return RateLimit(settings.joins_at_once, settings.joins_per_minute / 60)
 
 
 def _federate(service: Service, link: Link, screen: Screen, started: float) -> ModelCard:

@@ -57,6 +57,8 @@ class ServerSettings(BaseModel):
     steps: int = Field(1, ge=1, le=100_000)
     min_clients: int = Field(3, ge=1, le=100_000)
     round_timeout: str = "10m"
+    joins_at_once: int = Field(30, ge=1, le=100_000)
+    joins_per_minute: float = Field(120.0, gt=0, le=1e6)
     update: Literal["gradient", "weights"] = "gradient"
     train: Literal["B", "AB"] = "B"
     layers: tuple[str, ...] = ()
@@ -133,6 +135,10 @@ _DEFAULT_TOML = """\
 # steps = 1                       # local steps in each round; more than 1 needs update = "weights"
 # min_clients = 3                 # a round closes with at least so many answers
 # round_timeout = "10m"           # ... and at the latest after this time, if so many have answered
+
+# Joining. Whoever asks more often is told to come back; a large federation behind one address needs more.
+# joins_at_once = 30              # requests to join from one address at once
+# joins_per_minute = 120.0        # ... and how many it gets back each minute
 
 # The training.
 # update = "gradient"             # gradient: the clients send one noised gradient; weights: a change of weights

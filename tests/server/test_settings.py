@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trend_common.errors import UsageError
 from trend_common.outlook import outlook
+from trend_server.app import joins
 from trend_server.home import ServerHome
 from trend_server.settings import ServerSettings, load_settings, parse_duration, write_default_settings
 from trend_simulations.settings import DpRecipe
@@ -44,6 +45,8 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
         ("rounds = [", "not valid TOML"),
         ('freq = "H"', "freq"),
         ("steps = 5", "need update"),
+        ("joins_at_once = 0", "joins_at_once: .*greater than or equal to 1"),
+        ("joins_per_minute = 0", "joins_per_minute: .*greater than 0"),
         ("private = false", "int8"),
         ('round_timeout = "soon"', "not a duration"),
         ("[buckets]\nXL = { q = 1.0, expected_batch = 5 }", "buckets"),
@@ -108,3 +111,13 @@ def test_a_home_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 def test_server_simulation_and_outlook_play_the_same_number_of_rounds() -> None:
     assert ServerSettings().rounds == DpRecipe().rounds == outlook(retailers=5, series=50, epsilon=4).rounds
+
+
+def test_the_operator_says_how_many_join_from_one_address() -> None:
+    now = 0.0
+    limit = joins(ServerSettings(joins_at_once=2, joins_per_minute=30))
+    limit.clock = lambda: now
+    assert [limit.allow("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert limit.allow("10.0.0.2"), "each address has its own"
+    now = 2.0  # thirty a minute are one in two seconds
+    assert [limit.allow("10.0.0.1") for _ in range(2)] == [True, False]

@@ -8,10 +8,12 @@ the machine could have started programs through them; and no further process.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import socket
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +53,8 @@ from trend_common.flower.linkgrid import LinkGrid
 __all__ = ["Link", "LinkNode"]
 
 _TASK_HEARTBEAT: Final = HEARTBEAT_DEFAULT_INTERVAL / 3
+_CLEANING: Final = 1.0
+"""Seconds between two looks for tasks whose process is gone."""
 
 
 class _NoLifespan:
@@ -81,6 +85,27 @@ class LinkNode:
     name: str
     online: bool
     since: str
+
+
+def _lighten(state: Any) -> None:
+    """Leave out what Flower writes into its database at every call of a client, each time for the lock that all need.
+
+    Nobody reads a run's bytes and its clients' seconds here. Tasks of whose process nothing is heard any more are looked for once a
+    second: the only task is this server's own loop.
+    """
+    clean, last = state._cleanup_expired_task_tokens, -math.inf
+
+    def clean_seldom() -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _CLEANING:
+            last = now
+            clean()
+
+    def store_nothing(*_: object, **__: object) -> None:
+        pass
+
+    state._cleanup_expired_task_tokens = clean_seldom
+    state.store_traffic = state.add_clientapp_runtime = store_nothing
 
 
 class Link:
@@ -141,6 +166,7 @@ class Link:
             warnings.simplefilter("ignore", DeprecationWarning)
             application = create_app(config, _NoLifespan)
         self._state: Any = application.state.linkstate_factory.state()
+        _lighten(self._state)
         self._end_unfinished_runs()
         self._keys: dict[int, bytes] = {
             int(node.node_id): bytes(node.public_key)

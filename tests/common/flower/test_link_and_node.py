@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from trend_common.errors import ConnectionFailure, UsageError
+from trend_common.flower import link as link_module
 from trend_common.flower.bundle import FAB_SHA256
 from trend_common.flower.environment import quiet_logs
 from trend_common.flower.keys import load_or_create_key
@@ -331,3 +333,18 @@ def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.02)
+
+
+def test_flower_looks_for_dead_tasks_once_a_second_and_not_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class State:
+        cleaned = 0
+
+        def _cleanup_expired_task_tokens(self) -> None:
+            self.cleaned += 1
+
+    now, state = [100.0], State()
+    monkeypatch.setattr(link_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    link_module._lighten(state)
+    for now[0] in (100.0, 100.5, 100.9, 101.0, 101.1, 103.0):
+        state._cleanup_expired_task_tokens()
+    assert state.cleaned == 3
