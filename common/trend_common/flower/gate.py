@@ -78,6 +78,10 @@ class RateLimit:
         return allowed
 
 
+_IDLE_CALLS: Final = 20.0
+_LONGEST_HOLD: Final = 20.0
+
+
 class Bell:
     """Rings where somebody waits, so that neither side has to ask again and again.
 
@@ -87,7 +91,8 @@ class Bell:
     It also lets nobody leave while an answer of theirs lies there: Flower would put an error in the answer's place.
 
     Args:
-        hold: Seconds that a request for work is held at most; well below the time-outs of proxies.
+        hold: Seconds that a request for work is held at most; well below the time-outs of proxies. Where many wait it
+            is longer, so that all of them together ask no more than twenty times a second, up to 20 seconds.
         leave: Seconds that a goodbye is held at most.
     """
 
@@ -123,8 +128,10 @@ class Bell:
         if self._take(key) or self._closed:
             return
         event = self._waiting.setdefault(key, asyncio.Event())
+        # Each request costs some 10 ms: hundreds that come again every few seconds would leave no time for work.
+        hold = max(self._hold, min(len(self._waiting) / _IDLE_CALLS, _LONGEST_HOLD))
         try:
-            await asyncio.wait_for(event.wait(), self._hold)
+            await asyncio.wait_for(event.wait(), hold)
         except TimeoutError:
             return
         finally:

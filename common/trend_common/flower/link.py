@@ -90,8 +90,8 @@ class LinkNode:
 def _lighten(state: Any) -> None:
     """Leave out what Flower writes into its database at every call of a client, each time for the lock that all need.
 
-    Nobody reads a run's bytes and its clients' seconds here. Tasks of whose process nothing is heard any more are looked for once a
-    second: the only task is this server's own loop.
+    Nobody reads a run's bytes and its clients' seconds here. Tasks of whose process nothing is heard any more are
+    looked for once a second: the only task is this server's own loop.
     """
     clean, last = state._cleanup_expired_task_tokens, -math.inf
 

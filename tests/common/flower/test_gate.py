@@ -144,6 +144,22 @@ def test_a_request_for_work_is_held_until_there_is_some() -> None:
     assert second < 0.5
 
 
+def test_where_many_wait_each_is_held_for_longer() -> None:
+    async def scenario(waiting: int) -> float:
+        bell, loop = Bell(hold=0.05), asyncio.get_running_loop()
+        others = [asyncio.create_task(bell.work(b"%d" % number)) for number in range(waiting)]
+        await asyncio.sleep(0)
+        started = loop.time()
+        await bell.work(b"the last")
+        held = loop.time() - started
+        bell.close()
+        await asyncio.gather(*others)
+        return held
+
+    assert asyncio.run(scenario(0)) < 0.2
+    assert asyncio.run(scenario(9)) >= 0.45, "ten that wait ask twenty times a second together"
+
+
 def test_a_hold_ends_by_itself_and_when_the_server_closes() -> None:
     async def scenario() -> None:
         gate = make(Inner(), hold=0.1)
