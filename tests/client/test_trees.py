@@ -19,7 +19,7 @@ from trend_client.engine import Engine
 from trend_client.gate import Choice
 from trend_client.outcome import Model, forecasters
 from trend_client.trees import TREES, fit, forecaster
-from trend_client.trees.features import FITTED, Base, levels_of
+from trend_client.trees.features import FITTED, IDENTITIES, Base, levels_of
 from trend_client.trees.fit import Trees, _interpolated, mean_of
 from trend_client.trees.forecaster import TreeForecaster
 from trend_common.errors import UsageError
@@ -27,6 +27,7 @@ from trend_common.forecasts import LEVELS, Forecast
 from trend_common.metrics import wql
 from trend_common.panel import SalesPanel, from_frame
 from trend_common.scoring import actuals, next_origin, panel_before
+from trend_common.windows import PanelWindows
 
 HORIZON = 7
 
@@ -34,6 +35,7 @@ HORIZON = 7
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough to see what is learned, and quick."""
+    monkeypatch.setattr(fit, "HISTORY", {"D": 40})
     monkeypatch.setattr(fit, "_TREES", 40)
     monkeypatch.setattr(fit, "_CELLS", 4000)
 
@@ -126,11 +128,60 @@ def test_with_too_little_to_learn_from_the_backbone_stays_as_it_is(engine: Engin
     assert same(trees(small, origin, HORIZON), plain)
 
 
+def test_with_less_than_a_year_the_backbone_stays_as_it_is(
+    engine: Engine, panel: SalesPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = len(pd.date_range(panel.start, panel.calendar_end))
+    for least, learned in ((days, True), (days + 1, False)):
+        monkeypatch.setattr(fit, "HISTORY", {"D": least})
+        assert bool(trees_of(engine, panel).fitted(panel, next_origin(panel), HORIZON).boosters) is learned
+    monkeypatch.undo()
+    assert fit.HISTORY == {"D": 420, "W": 68, "M": 24}
+
+
 def test_a_product_without_a_sale_before_the_origin_is_left_to_the_others(engine: Engine, panel: SalesPanel) -> None:
     late = panel.frame[(panel.frame["unique_id"] != panel.ids[0]) | (panel.frame["ds"] >= "2024-06-01")]
     known = panel_before(replace(panel, frame=late), pd.Timestamp("2024-06-01"))
     made = trees_of(engine, None)(known, pd.Timestamp("2024-06-01"), HORIZON)
     assert set(made.ids) == set(panel.ids[1:])
+
+
+class Constant:
+    """Trees that add the same to every step."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def predict(self, values: np.ndarray, **_: object) -> np.ndarray:
+        return np.full(len(values), self.value)
+
+
+def test_a_series_that_would_run_away_keeps_the_backbone(engine: Engine, panel: SalesPanel) -> None:
+    windows = PanelWindows(panel, context=504)
+    rows, origin = np.arange(2), windows.step_of(next_origin(panel))
+    plain = engine.forecaster(None, context=28)(panel, next_origin(panel), HORIZON).select(panel.ids[:2])
+    base = Base(plain.quantiles, plain.mean)
+    largest = np.nanmax(windows.history(origin)[:2], axis=1)
+    # Just below and above ten times the first series' largest sale; the second one's is of another size.
+    for times, kept in ((9.0, False), (12.0, True)):
+        wanted = times * largest[0] - base.quantiles[0, :, LEVELS.index(0.95)].max()
+        added = wanted / levels_of(windows.history(origin)[:1], "D")[0]
+        made = Trees(HORIZON, (Constant(added),) * len(FITTED), {name: {} for name in IDENTITIES}, 1)
+        found = made.correct(windows, rows, origin, base)
+        assert np.array_equal(found.quantiles[0], base.quantiles[0]) is kept
+        assert np.array_equal(found.mean[0], base.mean[0]) is kept
+
+
+def test_one_wild_step_teaches_nothing_to_the_others(engine: Engine, panel: SalesPanel) -> None:
+    frame = panel.frame.copy()
+    mine = np.flatnonzero((frame["unique_id"] == panel.ids[0]) & (frame["ds"] >= "2024-05-01"))
+    frame.loc[mine[:28], "y"] = 0.0
+    frame.loc[mine[28:30], "y"] = 1e6  # a thousand times its level and more, after a rest
+    wild = replace(panel, frame=frame)
+    origin = next_origin(panel)
+    usual, found = trees_of(engine, panel)(panel, origin, HORIZON), trees_of(engine, wild)(wild, origin, HORIZON)
+    others = panel.ids[1:]
+    assert found.select(others).quantiles.max() < 3 * usual.select(others).quantiles.max()
 
 
 def test_closed_days_stay_closed(engine: Engine) -> None:
@@ -153,6 +204,7 @@ def test_fits_are_kept_in_a_folder_of_the_owner_alone(
     first = trees_of(engine, panel, kept=folder)(panel, origin, HORIZON)
     (kept,) = folder.glob("*.json")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert not [name for name in panel.static["product"] if f'"{name}"' in kept.read_text()], "names in clear"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     fitted = forecaster.fit_trees
     monkeypatch.setattr(forecaster, "fit_trees", lambda *_args, **_more: pytest.fail("fitted anew"))

@@ -8,6 +8,7 @@ Shapes: N windows, H horizon steps, L steps of context, F inputs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +21,7 @@ from trend_common.covariates import INDEX, SEASON, YEAR
 from trend_common.forecasts import LEVELS
 from trend_common.windows import PanelWindows
 
-__all__ = ["CONTEXT", "FITTED", "IDENTITIES", "Base", "Features", "codes", "features", "levels_of"]
+__all__ = ["CONTEXT", "FITTED", "IDENTITIES", "Base", "Features", "codes", "features", "hidden", "levels_of"]
 
 Array = NDArray[np.float64]
 
@@ -85,10 +86,15 @@ class Features:
         return [self.names.index(name) for name in IDENTITIES]
 
 
+def hidden(name: str) -> str:
+    """A name as the kept trees have it: they are found again by it, and do not show it."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
 def codes(windows: PanelWindows, known: Mapping[str, Mapping[str, int]]) -> Array:
     """[S, 3] the number of each series' store, product and category; NaN for names that training did not know."""
     static = windows.panel.static.loc[list(windows.ids)]
-    columns = [[known[name].get(str(value), -1) for value in static[name]] for name in IDENTITIES]
+    columns = [[known[name].get(hidden(str(value)), -1) for value in static[name]] for name in IDENTITIES]
     found = np.array(columns, dtype=np.float64).reshape(len(IDENTITIES), -1).T
     return np.where(found < 0, np.nan, found)
 

@@ -24,7 +24,7 @@ from trend_client.gate import Choice
 from trend_client.join import finish
 from trend_client.outcome import Model
 from trend_client.planned import NO_PLAN
-from trend_client.trees import TREES
+from trend_client.trees import TREES, fit
 from trend_client.why.explain import explain
 from trend_client.workplace import Workplace
 from trend_common.calibration import Calibration
@@ -64,6 +64,7 @@ def made(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TREND_STATE_HOME", str(folder / "state"))
         patch.setattr(outcome, "_BASELINES", ("seasonal-naive", "same-phase-mean"))
+        patch.setattr(fit, "HISTORY", {"D": 40})
         measured = outcome.measured
         patch.setattr(outcome, "measured", lambda *given, **more: mixed(measured(*given, **more)))
         place = Workplace(folder / "home", data=folder / "sales.csv", backbone=str(tiny_backbone), device="cpu")
