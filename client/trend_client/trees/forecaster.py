@@ -149,7 +149,7 @@ class TreeForecaster:
             except (OSError, ValueError):
                 pass  # none yet, or one of another version
         found = self._fit_anew(known, cut, horizon)
-        if path is not None:
+        if path is not None and found.boosters:
             private_directory(path.parent)
             write_text(path, found.dumps(), private=True)
             _forget(path.parent)
