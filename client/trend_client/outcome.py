@@ -30,7 +30,7 @@ from trend_client.stream import CHUNK, LARGE, Format
 from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
 from trend_client.trees import TREES
-from trend_client.trees.forecaster import TreeForecaster, trees_available
+from trend_client.trees.forecaster import TreeForecaster, learns_from, trees_available
 from trend_client.trial import Tryout, sampled
 from trend_client.value import Pricing
 from trend_common.console import console
@@ -269,7 +269,8 @@ def measured(
     """The backtest as the forecasts use it: several windows, blends, spreads set right.
 
     A model that was trained on this retailer's sales is scored in the windows after its training alone. Where nothing
-    says when that was, it is the last validation window: training ends before it (``docs/scoring.md``).
+    says when that was, it is the last validation window: training ends before it (``docs/scoring.md``). Boosted trees
+    are scored where they have more than a year to learn from.
 
     Args:
         panel: All sales. Of a large assortment a sample of series is compared.
@@ -286,6 +287,11 @@ def measured(
         panel = panel.select(sampled(panel.ids, CHUNK))
     last = origins(panel, model.horizon).validation
     since = {name: model.since.get(name, last) for name in model.adapters if name not in ("zero-shot",)}
+    if TREES in methods:
+        since[TREES] = learns_from(panel)
+        if since[TREES] > last:  # too short a past: they would repeat the pretrained model
+            methods = {name: one for name, one in methods.items() if name != TREES}
+            del since[TREES]
     # A model that has seen the last window, too, would look better there than it is: it is no candidate.
     fresh = {name: one for name, one in methods.items() if name not in since or since[name] <= last}
     for name in methods.keys() - fresh.keys():
@@ -294,7 +300,7 @@ def measured(
             "is left out. Train it again on this file: trend-client personalise.[/]",
             soft_wrap=True,
         )
-    if TREES not in methods and trees_available():
+    if trees_available():
         console.print(
             f"[yellow]Boosted trees are left out: LightGBM cannot be loaded ({escape(trees_available())}). "
             "It needs the system's OpenMP: package libgomp1, on a Mac libomp.[/]",

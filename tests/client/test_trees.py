@@ -280,6 +280,14 @@ def test_the_methods_have_trees_where_lightgbm_is_there(
     result = outcome.measured(panel, model, methods)
     assert result.choice.shares[TREES] > 0.5  # they alone know what a promotion does
     assert result.methods[TREES].test["sql"] < result.methods["zero-shot"].test["sql"]
+    assert result.scored_on[TREES] == len(result.origins.rolling) == 4
+    # With a longer past asked for they are scored in the later windows alone, or not at all.
+    steps = len(pd.date_range(panel.start, result.origins.rolling[2])) - 1
+    for least, windows in ((steps, 2), (steps + HORIZON, 1), (steps + HORIZON + 1, 0)):
+        monkeypatch.setattr(fit, "HISTORY", {"D": least})
+        found = outcome.measured(panel, model, forecasters(engine, model, sales=panel))
+        assert found.scored_on.get(TREES, 0) == windows
+        assert (TREES in found.methods) == bool(windows)
     monkeypatch.setattr(outcome, "trees_available", lambda: "no libgomp [here]")
     without = forecasters(engine, model, sales=panel)
     assert list(without) == ["seasonal-naive", "zero-shot"]

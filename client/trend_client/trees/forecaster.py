@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from trend_client.trees import fit
 from trend_client.trees.features import CONTEXT, Base
 from trend_client.trees.fit import Rows, Trees, fit_trees
 from trend_client.trial import sampled
@@ -27,7 +28,7 @@ from trend_common.windows import PanelWindows
 if TYPE_CHECKING:
     from trend_client.engine import Engine
 
-__all__ = ["TreeForecaster", "require_trees", "trees_available"]
+__all__ = ["TreeForecaster", "learns_from", "require_trees", "trees_available"]
 
 _KEPT: Final = 8
 """Fits in memory and in the folder: the windows of a backtest and what is ahead."""
@@ -49,6 +50,11 @@ def trees_available() -> str:
     except (ImportError, OSError) as error:
         return str(error)
     return ""
+
+
+def learns_from(panel: SalesPanel) -> pd.Timestamp:
+    """The first origin before which there is enough to learn from."""
+    return pd.date_range(panel.start, periods=fit.HISTORY[panel.freq] + 1, freq=panel.offset)[-1]
 
 
 def require_trees() -> None:
