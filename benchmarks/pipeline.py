@@ -24,6 +24,7 @@ import numpy as np
 from trend_client.engine import Engine
 from trend_client.gate import CHOSEN
 from trend_client.outcome import Model, fine_tune, forecasters, measured
+from trend_client.trees import TREES
 from trend_client.trial import sampled
 from trend_common import __version__
 from trend_common.baselines import BASELINES, baseline_forecast
@@ -110,7 +111,8 @@ def geometric(rows: Sequence[Row], name: str) -> float:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of results."""
-    names = [name for name in (CHOSEN, "uncalibrated", "personal", "zero-shot") if any(name in r.sql for r in rows)]
+    wanted = (CHOSEN, "uncalibrated", TREES, "personal", "zero-shot")
+    names = [name for name in wanted if any(name in row.sql for row in rows)]
     lines = [
         "| data | series, windows | best statistical, in hindsight (SQL) | "
         + " | ".join("the pipeline" if name == CHOSEN else name for name in names)

@@ -48,7 +48,7 @@ METHOD_NAMES: Final = {
     "auto-ets": "AutoETS",
     "auto-theta": "AutoTheta",
     "croston": "Croston (intermittent)",
-    TREES: "Boosted trees",
+    TREES: "Boosted-tree model",
     "zero-shot": "Pretrained model",
     "shared": "Shared model",
     "personal": "Personal model",

@@ -323,7 +323,7 @@ def test_a_comparison_names_them_and_says_why_they_cannot_be_had(
     asked = ["backtest", "--data", str(tmp_path / "sales.csv"), "--compare", f"zero-shot,{TREES}", *given_options]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    assert "Boosted trees" in done.output
+    assert "Boosted-tree model" in done.output
     monkeypatch.setattr(forecaster, "trees_available", lambda: "libgomp.so.1: cannot open")
     refused = CliRunner().invoke(app, asked)
     assert isinstance(refused.exception, UsageError)
