@@ -86,7 +86,8 @@ def test_gradients_are_those_of_each_series_alone(core_folder: Path) -> None:
 
 def test_adapters_reach_the_core_and_not_only_our_layers(core_folder: Path) -> None:
     backbone = adapted(core_folder)
-    gradients = by_unit(backbone, random_batch(4, context=56, horizon=20, seed=2), 2)
+    # Of 16 windows some have a past of more than one patch on any machine: a query that sees one alone has no effect.
+    gradients = by_unit(backbone, random_batch(16, context=56, horizon=20, seed=2), 2)
     of_core = {name: g for name, g in gradients.items() if ".body." in name}
     assert of_core
     assert all(float(g.norm()) > 0 for g in of_core.values()), "a core layer without effect only carries noise"
