@@ -30,7 +30,7 @@ from trend_client.stream import CHUNK, LARGE, Format
 from trend_client.totals import Reconciliation
 from trend_client.training import TrainingData
 from trend_client.trees import TREES
-from trend_client.trees.forecaster import TreeForecaster, learns_from, trees_available
+from trend_client.trees.forecaster import REMEDY, TreeForecaster, learns_from, why_no_trees
 from trend_client.trial import Tryout, sampled
 from trend_client.value import Pricing
 from trend_common.console import console
@@ -248,7 +248,7 @@ def forecasters(
         kept: Folder in which fitted trees are kept (:class:`~trend_client.trees.TreeForecaster`).
     """
     found: dict[str, Forecaster] = dict(baseline_forecasters(_BASELINES))
-    if not trees_available():
+    if not why_no_trees():
         found[TREES] = TreeForecaster(
             engine, sales, context=model.context, horizon=model.horizon, country=country, kept=kept
         )
@@ -300,10 +300,9 @@ def measured(
             "is left out. Train it again on this file: trend-client personalise.[/]",
             soft_wrap=True,
         )
-    if trees_available():
+    if why_no_trees():
         console.print(
-            f"[yellow]Boosted trees are left out: LightGBM cannot be loaded ({escape(trees_available())}). "
-            "It needs the system's OpenMP: package libgomp1, on a Mac libomp.[/]",
+            f"[yellow]Boosted trees are left out: LightGBM cannot be loaded ({escape(why_no_trees())}). {REMEDY}[/]",
             soft_wrap=True,
         )
     return backtest(

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trend_client.trees.fit import mean_of
 from trend_common.baselines import fill_forward
 from trend_common.covariates import SEASON, YEAR
 from trend_common.errors import UsageError
@@ -135,14 +136,7 @@ def boosted_forecast(panel: SalesPanel, origin: pd.Timestamp, horizon: int, name
         made = _block(panel, table, filled.shape[1], end, BOOSTED[name])
         quantiles[:, start:end] = made[:, start:end]
     quantiles = np.sort(quantiles * level[:, None, None], axis=-1)
-    return Forecast.repaired(ids, dates.to_numpy(), quantiles, _mean(quantiles))
-
-
-def _mean(quantiles: Array) -> Array:
-    """[S, H] the mean of a distribution with these quantiles, straight lines between them."""
-    levels = np.array([0.0, *LEVELS, 1.0])
-    ends = np.concatenate([quantiles[..., :1], quantiles, quantiles[..., -1:]], axis=-1)
-    return np.asarray(((ends[..., 1:] + ends[..., :-1]) / 2 * np.diff(levels)).sum(axis=-1))
+    return Forecast.repaired(ids, dates.to_numpy(), quantiles, mean_of(quantiles))
 
 
 def _table(panel: SalesPanel, ids: tuple[str, ...], filled: Array, level: Array, calendar: pd.DatetimeIndex) -> Any:

@@ -288,7 +288,7 @@ def test_the_methods_have_trees_where_lightgbm_is_there(
         found = outcome.measured(panel, model, forecasters(engine, model, sales=panel))
         assert found.scored_on.get(TREES, 0) == windows
         assert (TREES in found.methods) == bool(windows)
-    monkeypatch.setattr(outcome, "trees_available", lambda: "no libgomp [here]")
+    monkeypatch.setattr(outcome, "why_no_trees", lambda: "no libgomp [here]")
     without = forecasters(engine, model, sales=panel)
     assert list(without) == ["seasonal-naive", "zero-shot"]
     capsys.readouterr()
@@ -324,7 +324,7 @@ def test_a_comparison_names_them_and_says_why_they_cannot_be_had(
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     assert "Boosted-tree model" in done.output
-    monkeypatch.setattr(forecaster, "trees_available", lambda: "libgomp.so.1: cannot open")
+    monkeypatch.setattr(forecaster, "why_no_trees", lambda: "libgomp.so.1: cannot open")
     refused = CliRunner().invoke(app, asked)
     assert isinstance(refused.exception, UsageError)
     assert "libgomp1" in str(refused.exception.hint)

@@ -28,19 +28,19 @@ from trend_common.windows import PanelWindows
 if TYPE_CHECKING:
     from trend_client.engine import Engine
 
-__all__ = ["TreeForecaster", "learns_from", "require_trees", "trees_available"]
+__all__ = ["REMEDY", "TreeForecaster", "learns_from", "require_trees", "why_no_trees"]
 
 _KEPT: Final = 8
 """Fits in memory and in the folder: the windows of a backtest and what is ahead."""
 
-_REMEDY: Final = "It needs the system's OpenMP: package libgomp1, on a Mac libomp."
+REMEDY: Final = "It needs the system's OpenMP: package libgomp1, on a Mac libomp."
 
 _SERIES: Final = 3000
 """Series that are learned from at most, a sample by the hash of their names."""
 
 
 @cache
-def trees_available() -> str:
+def why_no_trees() -> str:
     """Why there are no trees on this machine; empty where there are."""
     # torch brings the OpenMP that LightGBM asks the system for.
     import torch  # noqa: F401
@@ -63,8 +63,8 @@ def require_trees() -> None:
     Raises:
         UsageError: It cannot be loaded.
     """
-    if trees_available():
-        raise UsageError(f"Boosted trees need LightGBM, which cannot be loaded: {trees_available()}.", _REMEDY)
+    if why_no_trees():
+        raise UsageError(f"Boosted trees need LightGBM, which cannot be loaded: {why_no_trees()}.", REMEDY)
 
 
 class TreeForecaster:
