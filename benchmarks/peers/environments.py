@@ -38,7 +38,7 @@ _COMMON = (
 )
 _PEERS = {
     # pfl wants an older accountant and older build tools than ours; none of them computes anything here.
-    "pfl": (("pfl==0.6.0",), ("dp-accounting", "packaging", "wheel")),
+    "pfl": (("pfl==0.6.0",), ("absl-py", "dp-accounting", "packaging", "wheel")),
     "flower-ray": (("flwr[simulation]==1.41.0", "dp-accounting"), ()),
 }
 
