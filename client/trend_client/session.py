@@ -225,7 +225,9 @@ class ClientSession:
         panel = training_panel(self.panel, plan.horizon)
         windows = PanelWindows(panel, context=plan.context, country=self.country)
         unit = plan.privacy.unit if plan.privacy else "series"
-        return TrainingData.of(windows, train_end=windows.n_steps, horizon=plan.horizon, unit=unit)
+        return TrainingData.of(
+            windows, train_end=windows.n_steps, horizon=plan.horizon, unit=unit, launch_share=plan.launch_share
+        )
 
     def _self_test(self, plan: FederationPlan) -> None:
         """Once for each plan in a process: the gradients are what the privacy analysis takes them for."""

@@ -19,14 +19,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trend_common.windows import MIN_HISTORY, PanelWindows, text_features
+from trend_common.windows import LEVEL_STEPS, MIN_HISTORY, PanelWindows, text_features
 
 __all__ = ["FEW_STEPS", "Peers", "Siblings", "level_hints"]
 
 FEW_STEPS: Final = 4
 """Known values below which a series has a level from its siblings."""
 
-_LEVEL_STEPS: Final = {"D": 28, "W": 8, "M": 6}
 _NEAREST: Final = 10
 _FEWEST_OF_A_STORE: Final = 3
 """Levels from which on a store has a mean of its own; below it the mean of all stores is taken."""
@@ -67,7 +66,7 @@ class Siblings:
         zero = np.zeros((len(values), 1))
         self._values = np.concatenate([zero, np.cumsum(np.where(known, values, 0.0), axis=1)], axis=1)
         self._known = np.concatenate([zero, np.cumsum(known, axis=1)], axis=1)
-        self._steps = _LEVEL_STEPS[windows.panel.freq]
+        self._steps = LEVEL_STEPS[windows.panel.freq]
         self._ordinary = MIN_HISTORY[windows.panel.freq]
         static = windows.panel.static
         self._descriptions: Sequence[str] = static["description"].tolist()

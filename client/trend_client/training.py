@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from trend_common import adapters
 from trend_common.backbones.base import Backbone, Batch
@@ -23,6 +24,9 @@ __all__ = ["TrainingData", "difference", "fit", "pick_device"]
 
 Uniforms = Callable[[int], NDArray[np.float64]]
 """Gives so many independent uniforms in (0, 1)."""
+
+_LEVEL_DOUBT: Final = 0.3
+"""Standard deviation of the logarithm of an expected level around the true one: a guess is off by a third."""
 
 
 def pick_device(wanted: str = "auto") -> str:
@@ -43,12 +47,14 @@ class TrainingData:
         units: For each unit the rows (series) that it owns.
         train_end: First step that no target may touch.
         horizon: H.
+        launch_share: Share of the windows that hide the history, as if the series were launched there.
     """
 
     windows: PanelWindows
     units: tuple[NDArray[np.int64], ...]
     train_end: int
     horizon: int
+    launch_share: float = 0.0
 
     @classmethod
     def of(
@@ -58,14 +64,15 @@ class TrainingData:
         train_end: int,
         horizon: int,
         unit: Literal["series", "product", "store"] = "series",
+        launch_share: float = 0.0,
     ) -> TrainingData:
         """The units that can be trained on before ``train_end``; each is judged by its own rows alone."""
         rows = windows.trainable(train_end)
         if unit == "series":
-            return cls(windows, tuple(np.array([row]) for row in rows), train_end, horizon)
+            return cls(windows, tuple(np.array([row]) for row in rows), train_end, horizon, launch_share)
         owners = windows.panel.static[unit].to_numpy()[rows]
         groups = tuple(rows[owners == owner] for owner in sorted(set(owners)))
-        return cls(windows, groups, train_end, horizon)
+        return cls(windows, groups, train_end, horizon, launch_share)
 
     @property
     def n_units(self) -> int:
@@ -76,6 +83,10 @@ class TrainingData:
         """k windows of each chosen unit, side by side: [len(chosen) · k] rows.
 
         A unit that owns several series draws k of them, with replacement, so that its windows are still k.
+
+        Of a unit's windows :attr:`launch_share` (of one window, so often) show the level of the steps before, as a
+        person would state it, in place of the history. Which ones and how good the guess is are drawn for each unit
+        by itself, and the level is of the window's own series: a unit answers for nobody else.
         """
         return self.draw_rows(chosen, k, uniforms)[1]
 
@@ -91,7 +102,18 @@ class TrainingData:
             owned = [self.units[unit] for unit in rows]
             series = np.array([own[int(pick * len(own))] for own, pick in zip(owned, picks, strict=True)])
         origins = self.windows.draw_origins(series, self.train_end, self.horizon, uniforms(len(series)))
-        return series, self.windows.batch(series, origins, self.horizon, targets_end=self.train_end)
+        stated = seen_from = None
+        if self.launch_share:
+            start = np.repeat(uniforms(len(rows) // k), k) + np.arange(len(rows)) % k * self.launch_share
+            guess = self.windows.levels(series, origins) * np.exp(_LEVEL_DOUBT * ndtri(uniforms(len(rows))))
+            # Of what rested before the window nobody would state a level.
+            hidden = (np.floor(start + self.launch_share) > np.floor(start)) & (guess > 0)
+            stated = np.where(hidden, guess, 0).astype(np.float32)
+            seen_from = np.where(hidden, origins, 0)
+        batch = self.windows.batch(
+            series, origins, self.horizon, targets_end=self.train_end, seen_from=seen_from, stated=stated
+        )
+        return series, batch
 
 
 def fit(

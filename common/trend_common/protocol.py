@@ -182,6 +182,8 @@ class FederationPlan(WireModel):
         rounds: Number of ``train`` messages.
         steps: Local steps in each. With privacy and ``steps == 1`` the delta is one noised gradient.
         windows_per_series: k, windows drawn for each unit in a step; their losses are averaged before clipping.
+        launch_share: Share of the windows that hide the history and show a stated level instead, so that the
+            adapter learns what to do for products and retailers without history.
         update: "gradient": the delta is the (noised) mean gradient, the server has the optimiser. "weights": the
             client takes ``steps`` local steps and the delta is the change of its weights.
         local_learning_rate, proximal_mu: For "weights": step size, and FedProx's μ (0 is FedAvg).
@@ -202,6 +204,7 @@ class FederationPlan(WireModel):
     rounds: int = Field(ge=1, le=100_000)
     steps: int = Field(ge=1, le=100_000)
     windows_per_series: int = Field(ge=1, le=64)
+    launch_share: float = Field(default=0.0, ge=0, le=1)
     update: Literal["gradient", "weights"]
     local_learning_rate: float = Field(ge=0, le=10)
     proximal_mu: float = Field(ge=0, le=1e3)

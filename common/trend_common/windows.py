@@ -26,7 +26,7 @@ from trend_common.panel import SalesPanel
 from trend_common.panel.model import OWN
 from trend_common.text_encoder import chosen_encoder
 
-__all__ = ["MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "text_features"]
+__all__ = ["LEVEL_STEPS", "MAX_HORIZON", "MIN_HISTORY", "PanelWindows", "description_bytes", "text_features"]
 
 MAX_HORIZON: Final = 56
 """Most steps ahead of a window."""
@@ -36,6 +36,13 @@ _LOOK_AHEAD: Final = 8
 
 MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
 """Steps since a series' first one before which no training window starts."""
+
+LEVEL_STEPS: Final = {"D": 28, "W": 8, "M": 6}
+"""Steps whose mean is a series' level."""
+
+_STATED_STEPS: Final = {"D": 28, "W": 4, "M": 3}
+"""Steps that a stated level is shown for. A hint of a level is taken for a sibling's, which pretraining taught to
+doubt: where the level was right, forecasts from four weeks of just that were several times as good."""
 
 _N_TEXT: Final = 256
 _N_BYTES: Final = 64
@@ -354,6 +361,19 @@ class PanelWindows:
         end = max(origin, 0)
         return np.where(self._grid.known[:, :end] > 0, self._grid.values[:, :end].astype(np.float64), np.nan)
 
+    def levels(self, rows: NDArray[np.int64], origins: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[N] the mean of the last :data:`LEVEL_STEPS` before each origin, of that series; 0 where none is known.
+
+        Args:
+            rows: [N] series.
+            origins: [N] steps.
+        """
+        steps = origins[:, None] - 1 - np.arange(LEVEL_STEPS[self.panel.freq])[None]
+        at, known = (rows[:, None], steps.clip(0)), steps >= 0
+        count = (self._grid.known[at] * known).sum(1)
+        total = (self._grid.values[at] * self._grid.known[at] * known).sum(1)
+        return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
+
     def trainable(self, train_end: int) -> NDArray[np.int64]:
         """Rows that have a training window before step ``train_end``: enough history and one known target.
 
@@ -399,6 +419,7 @@ class PanelWindows:
         targets_end: int | None = None,
         level_hint: NDArray[np.float32] | None = None,
         seen_from: NDArray[np.int64] | None = None,
+        stated: NDArray[np.float32] | None = None,
     ) -> Batch:
         """The windows of ``rows`` at ``origins``.
 
@@ -409,6 +430,8 @@ class PanelWindows:
             targets_end: Give targets, known only before this step; None for no targets.
             level_hint: [N] expected levels for series without history.
             seen_from: [N] steps before which nothing of the series is seen, as if it had been launched there.
+            stated: [N] levels that a person states for what is not seen; 0 for none. They stand for the four weeks
+                before ``seen_from``, step by step.
 
         Returns:
             A batch with L = ``context`` and H = ``horizon``.
@@ -424,6 +447,11 @@ class PanelWindows:
         at = row[:, None]
 
         known = grid.known[at, clipped] * exists
+        values = grid.values[at, clipped] * known
+        if stated is not None:
+            until = first[:, None]
+            shown = (stated[:, None] > 0) & (past >= until - _STATED_STEPS[self.panel.freq]) & (past < until)
+            values, known = np.where(shown, stated[:, None], values), np.where(shown, np.float32(1), known)
         prices = np.log(grid.price[at, np.concatenate([clipped, ahead], axis=1)])
         weight = exists * self._inside[at, clipped]
         centre = (prices[:, : self.context] * weight).sum(1) / np.maximum(weight.sum(1), 1)
@@ -465,7 +493,7 @@ class PanelWindows:
             future_values = torch.from_numpy((grid.values[at, ahead] * seen).astype(np.float32))
         hint = np.zeros(n, dtype=np.float32) if level_hint is None else level_hint.astype(np.float32)
         return Batch(
-            past_values=torch.from_numpy(grid.values[at, clipped] * known),
+            past_values=torch.from_numpy(values),
             past_mask=torch.from_numpy(known),
             past_cov=torch.from_numpy(past_cov),
             future_cov=torch.from_numpy(future_cov),

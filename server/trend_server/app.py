@@ -183,6 +183,7 @@ def check_same_plan(plan: FederationPlan, settings: ServerSettings) -> None:
         "train": (plan.adapter.train, settings.train),
         "rank": (plan.adapter.rank, settings.rank),
         "windows_per_series": (plan.windows_per_series, settings.windows_per_series),
+        "launch_share": (plan.launch_share, settings.launch_share),
         "wire": (plan.wire, "fixed32" if settings.secure_aggregation else settings.wire),
         "secure_aggregation": (plan.secure_aggregation is not None, settings.secure_aggregation),
         "private": (privacy is not None, settings.private),

@@ -75,6 +75,7 @@ def make_plan(
         rounds=settings.rounds,
         steps=settings.steps,
         windows_per_series=settings.windows_per_series,
+        launch_share=settings.launch_share,
         update=settings.update,
         local_learning_rate=0.0 if gradient else settings.local_learning_rate,
         proximal_mu=0.0 if gradient else settings.proximal_mu,

@@ -278,7 +278,8 @@ def _central(study: Study) -> Adapter:
     recipe = study.settings.central
     first = study.cases[0].data
     units = tuple(unit for case in study.cases for unit in case.data.units)
-    pool = _Pool(first.windows, units, first.train_end, first.horizon, tuple(case.data for case in study.cases))
+    everybody = tuple(case.data for case in study.cases)
+    pool = _Pool(first.windows, units, first.train_end, first.horizon, members=everybody)
     start = _blank(study, recipe.rank)
     best, lowest, chosen = start, study.mean_validation(start), "none"
     rng = np.random.default_rng(study.seed)

@@ -103,6 +103,9 @@ def root(
     windows_per_series: Annotated[
         int | None, _option("Windows of each series in a step.", _FEDERATION, min=1)
     ] = None,
+    launch_share: Annotated[
+        float | None, _option("Share of the windows that hide the history.", _FEDERATION, min=0, max=1)
+    ] = None,
     server_lr: Annotated[float | None, _option("Step size of the server's Adam.", _FEDERATION)] = None,
     secure: Annotated[
         bool, _option("Private federations with secure aggregation.", _FEDERATION, "--secure-aggregation")
@@ -168,6 +171,7 @@ def root(
         clip=clip,
         rank=rank,
         windows_per_series=windows_per_series,
+        launch_share=launch_share,
         server_lr=server_lr,
         threads=threads,
         calibrate=calibrate,

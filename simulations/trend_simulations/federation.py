@@ -75,6 +75,7 @@ def announce(
         "rounds": recipe.rounds,
         "rank": recipe.rank,
         "windows_per_series": recipe.windows_per_series,
+        "launch_share": recipe.launch_share,
         "secure_aggregation": secure,
     }
     if isinstance(recipe, DpRecipe):

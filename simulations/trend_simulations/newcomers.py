@@ -50,14 +50,21 @@ def drawn(names: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 class _Unseen(PanelWindows):
-    """Windows in which no sales before ``origin`` exist, as if every series were launched there."""
+    """Windows in which no sales before ``origin`` exist, as if every series were launched there.
+
+    Attributes:
+        origin: The launch.
+        stated: [S] levels that are stated; 0 for none.
+    """
 
     origin: int = 0
+    stated: NDArray[np.float32]
 
     def batch(self, *args: Any, **more: Any) -> Any:
         """See :meth:`PanelWindows.batch`."""
-        origins = np.asarray(args[1], dtype=np.int64)
-        return super().batch(*args, **{**more, "seen_from": np.full(len(origins), self.origin)})
+        rows = np.asarray(args[0], dtype=np.int64)
+        unseen = {"seen_from": np.full(len(rows), self.origin), "stated": self.stated[rows]}
+        return super().batch(*args, **{**more, **unseen})
 
 
 def blind_forecast(study: Study, case: Case, adapter: Adapter, origin: pd.Timestamp, *, level: bool) -> Forecast:
@@ -74,16 +81,15 @@ def blind_forecast(study: Study, case: Case, adapter: Adapter, origin: pd.Timest
     step = windows.step_of(origin)
     blind = _Unseen(windows.panel, context=windows.context)
     blind.origin = step
-    hint: NDArray[np.float32] = np.zeros(len(windows.ids), dtype=np.float32)
+    blind.stated = np.zeros(len(windows.ids), dtype=np.float32)
     if level:
-        hint = np.nan_to_num(Siblings(windows).levels(step)).astype(np.float32)
+        blind.stated = np.nan_to_num(Siblings(windows).levels(step)).astype(np.float32)
     adapter.put_on(study.engine)
     return predict(
         study.engine.backbone,
         blind,
         origin=step,
         horizon=case.data.horizon,
-        level_hint=hint,
         device=study.engine.device,
     )
 

@@ -71,6 +71,7 @@ class DpRecipe:
         server_lr: Adam's step size.
         rank: r of LoRA; B alone is trained.
         windows_per_series: k.
+        launch_share: Share of them that hide the history.
         layers: Of the backbone's layers those that are trained; all by default.
     """
 
@@ -79,6 +80,7 @@ class DpRecipe:
     server_lr: float = 0.012
     rank: int = 2
     windows_per_series: int = 4
+    launch_share: float = 0.0
     layers: tuple[str, ...] = ()
 
 
@@ -89,7 +91,8 @@ class PlainRecipe:
     Attributes:
         update: "weights" is FedAvg (or FedProx) over ``steps`` local steps of Adam; "gradient" is one gradient a
             round and Adam at the server, as with privacy but without noise.
-        rounds, steps, local_lr, proximal_mu, server_lr, rank, train, windows_per_series: As in the plan.
+        rounds, steps, local_lr, proximal_mu, server_lr, rank, train, windows_per_series, launch_share: As in the
+            plan.
     """
 
     update: Literal["weights", "gradient"]
@@ -101,6 +104,7 @@ class PlainRecipe:
     rank: int = 4
     train: Literal["B", "AB"] = "B"
     windows_per_series: int = 4
+    launch_share: float = 0.0
 
     @property
     def label(self) -> str:
@@ -206,6 +210,7 @@ class Settings:
         clip: float | None = None,
         rank: int | None = None,
         windows_per_series: int | None = None,
+        launch_share: float | None = None,
         server_lr: float | None = None,
         threads: int = 1,
         calibrate: bool = True,
@@ -214,8 +219,8 @@ class Settings:
     ) -> Settings:
         """The defaults for a frequency, with what was asked for put in their place.
 
-        ``rounds``, ``rank``, ``windows_per_series`` and ``server_lr`` hold for every federated arm, ``steps`` for
-        those that train locally, ``layers`` for the private ones.
+        ``rounds``, ``rank``, ``windows_per_series``, ``launch_share`` and ``server_lr`` hold for every federated
+        arm, ``steps`` for those that train locally, ``layers`` for the private ones.
         """
         ahead = horizon or DEFAULT_HORIZON[freq]
         context = DEFAULT_CONTEXT[freq]
@@ -226,6 +231,7 @@ class Settings:
             "rounds": rounds,
             "rank": rank,
             "windows_per_series": windows_per_series,
+            "launch_share": launch_share,
             "server_lr": server_lr,
         }
         asked = {key: value for key, value in common.items() if value is not None}

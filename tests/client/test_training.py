@@ -62,6 +62,68 @@ def test_no_target_is_on_or_after_the_end_of_training(sales: pd.DataFrame) -> No
     assert float(batch.past_values.max()) < 1e5
 
 
+@pytest.mark.parametrize(
+    ("k", "share", "count"), [(4, 0.25, 1), (4, 0.5, 2), (2, 0.75, None), (1, 0.25, None), (3, 1, 3)]
+)
+def test_a_share_of_each_unit_windows_hides_the_history(
+    windows: PanelWindows, k: int, share: float, count: int | None
+) -> None:
+    """In its place stand four weeks of one level."""
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON, launch_share=share)
+    units = np.arange(data.n_units).repeat(50)
+    batch = data.draw(units, k, np.random.default_rng(0).random)
+    values, mask = batch.past_values.numpy(), batch.past_mask.numpy()
+    hidden = (values[:, -28:] == values[:, -1:]).all(axis=1) & (mask[:, :-28].sum(1) == 0) & (values[:, -1] > 0)
+    assert (mask[hidden, -28:] == 1).all()
+    assert not batch.level_hint.any()
+    assert batch.future_mask is not None
+    assert float(batch.future_mask.numpy()[hidden].sum()) > 0
+    found = hidden.reshape(len(units), k)
+    if count is not None:
+        assert (found.sum(1) == count).all()
+    assert found.mean() == pytest.approx(share, abs=0.05)
+    assert {int(n) for n in found.sum(1)} <= {int(np.floor(k * share)), int(np.ceil(k * share))}
+
+
+def test_what_is_shown_for_the_history_is_the_level_before_it(sales: pd.DataFrame) -> None:
+    """With the middle guess, to the last digit; nothing of what is to be forecast is in it."""
+    steps = (sales["date"] - sales["date"].min()).dt.days
+    ramp = from_frame(sales.assign(units=steps.astype(float), promo=0))
+    windows = PanelWindows(ramp, context=CONTEXT)
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON, launch_share=1.0)
+    series, batch = data.draw_rows(np.arange(data.n_units), 2, lambda n: np.full(n, 0.5))
+    assert batch.future_values is not None
+    first = batch.future_values[:, 0].numpy()  # its step, by the ramp
+    known = [windows.history(int(step))[row, -28:] for row, step in zip(series, first, strict=True)]
+    expected = [float(np.nanmean(one)) for one in known]
+    assert batch.past_values[:, -1].numpy() == pytest.approx(expected, rel=1e-5)
+    assert (batch.past_values.amax(1).numpy() < first).all()
+
+
+def test_a_stated_level_is_a_guess(windows: PanelWindows) -> None:
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON, launch_share=1.0)
+    units = np.zeros(2000, dtype=np.int64)
+    series, batch = data.draw_rows(units, 1, np.random.default_rng(1).random)
+    origins = windows.draw_origins(series, TRAIN_END, HORIZON, np.random.default_rng(1).random(2000))
+    off = np.log(batch.past_values[:, -1].numpy() / windows.levels(series, origins))
+    assert off.std() == pytest.approx(0.3, abs=0.02)
+    assert off.mean() == pytest.approx(0, abs=0.03)
+
+
+def test_what_rested_shows_its_history(sales: pd.DataFrame) -> None:
+    """Nobody would state a level of nothing, and a window that shows nothing at all teaches nothing."""
+    steps = (sales["date"] - sales["date"].min()).dt.days
+    windows = PanelWindows(from_frame(sales.assign(units=np.where(steps < 10, 5.0, 0.0), promo=0)), context=CONTEXT)
+    data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON, launch_share=1.0)
+    series, batch = data.draw_rows(np.arange(data.n_units).repeat(20), 2, np.random.default_rng(0).random)
+    origins = windows.draw_origins(series, TRAIN_END, HORIZON, np.random.default_rng(0).random(len(series)))
+    resting = windows.levels(series, origins) == 0
+    assert resting.any()
+    assert not resting.all()
+    assert not batch.past_values.numpy()[resting, -28:].any()
+    assert (batch.past_mask.numpy()[resting].sum(1) > 28).all()
+
+
 def test_training_lowers_the_loss_and_moves_the_adapter(engine: Engine, windows: PanelWindows) -> None:
     data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON)
     engine.install_local(2)

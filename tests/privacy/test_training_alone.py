@@ -25,6 +25,8 @@ QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 START = pd.Timestamp("2023-01-02")
 UNTIL = pd.Timestamp("2023-12-31")
 CONTEXT, HORIZON, K = 28, 5, 4
+LAUNCHES = 0.5
+"""Share of the windows that hide the history, so that the level in its place is looked at, too."""
 
 
 @st.composite
@@ -65,7 +67,7 @@ Windows = dict[str, tuple[tuple[pd.Timestamp, pd.Timestamp], list[torch.Tensor]]
 def trained_on(panel: SalesPanel, country: str | None, horizon: int = HORIZON) -> Windows:
     """Of each series that is trained on: its first and last possible origin, and its tensors for fixed uniforms."""
     windows = PanelWindows(training_panel(panel, horizon), context=CONTEXT, country=country)
-    data = TrainingData.of(windows, train_end=windows.n_steps, horizon=horizon)
+    data = TrainingData.of(windows, train_end=windows.n_steps, horizon=horizon, launch_share=LAUNCHES)
     found: Windows = {}
     for unit, rows in enumerate(data.units):
         ends = [windows.draw_origins(rows, data.train_end, horizon, np.array([u])) for u in (1e-12, 1 - 1e-12)]

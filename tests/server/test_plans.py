@@ -29,6 +29,15 @@ def test_the_plan_says_what_was_set_and_keeps_its_promise(tiny_backbone: Path) -
     check_same_plan(plan, settings)
 
 
+def test_the_share_of_launches_is_agreed_and_cannot_change(tiny_backbone: Path) -> None:
+    settings = ServerSettings(backbone=str(tiny_backbone), rounds=5, launch_share=0.25)
+    plan = make_plan(settings).plan
+    assert plan.launch_share == 0.25
+    check_same_plan(plan, settings)
+    with pytest.raises(UsageError, match="launch_share"):
+        check_same_plan(plan, settings.model_copy(update={"launch_share": 0.5}))
+
+
 def test_a_rehearsal_has_no_privacy(tiny_backbone: Path) -> None:
     settings = ServerSettings(
         backbone=str(tiny_backbone), private=False, wire="float32", update="weights", steps=5, train="AB"

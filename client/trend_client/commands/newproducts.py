@@ -31,6 +31,7 @@ __all__ = ["register"]
 
 _SHOWN = 20
 _WHY = {
+    "stated": "what you expect",
     "other stores": "the same product in other stores",
     "description": "products described alike",
     "category": "its category",
@@ -49,7 +50,9 @@ def register(app: typer.Typer) -> None:
 def _newproducts(
     new: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="product, description, and where known store, category, price, launch."),
+        typer.Option(
+            metavar="FILE", help="product, description, and where known store, category, price, launch, level."
+        ),
     ],
     horizon: HorizonOption = None,
     future: FutureOption = None,

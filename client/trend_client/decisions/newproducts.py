@@ -2,8 +2,8 @@
 
 As days pass, the forecast slides from text to history: with n known days it is made of the forecast from the
 product's own sales with weight n / (n + 8) and of the one made as if it had none, with the rest. The 8 was chosen on
-one half of the launches of a public data set and measured on the other (``docs/results.md``). Shapes: S series, H
-steps.
+one half of the launches of a public data set and measured on the other (``docs/results.md``). A level that the
+planner states goes before that of the products alike. Shapes: S series, H steps.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ _TEXT: Final = {
     "category": ("group", "kategorie", "catégorie", "warengruppe"),
     "launch": ("launch date", "start", "start date", "date", "einführung"),
 }
-_NUMBERS: Final = {"price": ("unit price", "preis", "prix")}
-_EXAMPLE: Final = "product, store, description, category, price, launch"
+_NUMBERS: Final = {
+    "price": ("unit price", "preis", "prix"),
+    "level": ("expected", "expected level", "erwartet", "niveau", "attendu"),
+}
+_EXAMPLE: Final = "product, store, description, category, price, launch, level"
 _SHOWN: Final = 5
 
 
@@ -74,7 +77,7 @@ class NewProducts:
         ids: S series.
         forecasts: Series → its forecast, from its launch on.
         known: Series → its own known values so far.
-        why: Series → the rule its level comes from ("description", "category", ...) and the products alike.
+        why: Series → the rule its level comes from ("stated", "description", "category", ...) and the products alike.
         panel: The sales with the new products.
         new: Series that the sales do not know yet.
         notes: For a person.
@@ -133,12 +136,12 @@ def read_new(path: Path, panel: SalesPanel) -> pd.DataFrame:
     """Read a file of new products.
 
     Args:
-        path: Columns product, description, and where known store, category, price, launch. A row without a store is
-            for every store.
+        path: Columns product, description, and where known store, category, price, launch, and level: what is
+            expected to be sold in an average step. A row without a store is for every store.
         panel: The sales.
 
     Returns:
-        ``unique_id, store, product, description, category, price, launch``, one row a series.
+        ``unique_id, store, product, description, category, price, launch, level``, one row a series.
 
     Raises:
         DataError: Everything that is wrong with the file, at once.
@@ -159,9 +162,11 @@ def read_new(path: Path, panel: SalesPanel) -> pd.DataFrame:
             problems.add(
                 f"{name!r} is empty in {lines(blank)}.", "A new product is forecast from its words; write them."
             )
-    bad = np.flatnonzero(price <= 0)
-    if len(bad):
-        problems.add(f"'price' is not above 0 in {lines(bad)}.", "Leave the cell empty if it is not known.")
+    level = table.numbers.get("level", np.full(count, np.nan))
+    for name, numbers in (("price", price), ("level", level)):
+        bad = np.flatnonzero(numbers <= 0)
+        if len(bad):
+            problems.add(f"{name!r} is not above 0 in {lines(bad)}.", "Leave the cell empty if it is not known.")
     for role, known in (("store", stores), ("category", categories)):
         strange = [row for row, one in enumerate(text[role]) if one and one not in known]
         for row in strange[:_SHOWN] if known else ():
@@ -182,6 +187,7 @@ def read_new(path: Path, panel: SalesPanel) -> pd.DataFrame:
             "category": text["category"][row],
             "price": float(price[row]),
             "launch": launch[row],
+            "level": float(level[row]),
         }
         for row in range(count)
         for store in ([text["store"][row]] if text["store"][row] else stores)
@@ -246,6 +252,7 @@ def slid(
     origin: int,
     horizon: int,
     rows: NDArray[np.int64],
+    stated: NDArray[np.float32] | None = None,
 ) -> Forecast:
     """Forecasts that slide from text to history as a product's own values come in.
 
@@ -256,6 +263,7 @@ def slid(
         origin: First step to forecast.
         horizon: H.
         rows: S series.
+        stated: [S] levels that go before those of the products alike; 0 for none.
     """
     parts, siblings = Parts.of(tensors), Siblings(windows)
     own = engine.forecast(tensors, windows, origin, horizon, rows=rows)
@@ -263,14 +271,20 @@ def slid(
     weight = np.where(known >= _SLIDES_UNTIL, 1.0, known / (known + HALF_WAY))
     if (weight == 1).all():
         return own
-    hints = np.array([siblings.hint(int(row), origin) for row in rows], dtype=np.float32)
+    told = np.zeros(len(rows), dtype=np.float32) if stated is None else stated
+    hints = np.array([siblings.hint(int(row), origin) for row in rows], dtype=np.float32) * (told == 0)
     made = []
     for member in parts.members if parts.launch is None else (parts.launch,):
         engine.use(member)
 
         def window(step: int, size: int) -> Any:
             batch = windows.batch(
-                rows, np.full(len(rows), step), size, level_hint=hints, seen_from=np.full(len(rows), origin)
+                rows,
+                np.full(len(rows), step),
+                size,
+                level_hint=hints,
+                seen_from=np.full(len(rows), origin),
+                stated=told,
             )
             return batch.to(engine.device)
 
@@ -303,9 +317,13 @@ def forecast_new(look: Outlook, new: pd.DataFrame, horizon: int) -> NewProducts:
         origin = windows.step_of(pd.Timestamp(str(launch)))
         names = list(group["unique_id"])
         rows = np.array([where[name] for name in names], dtype=np.int64)
-        made = slid(look.engine, tensors, windows, origin, horizon, rows)
-        for name, row in zip(names, rows, strict=True):
+        stated = np.nan_to_num(group["level"].to_numpy(dtype=np.float32))
+        made = slid(look.engine, tensors, windows, origin, horizon, rows, stated)
+        for name, row, told in zip(names, rows, stated, strict=True):
             forecasts[name] = made.select([name])
+            if told > 0:
+                why[name] = ("stated", ())
+                continue
             peers = siblings.peers(int(row), origin)
             if peers is None:
                 why[name] = ("nothing", ())

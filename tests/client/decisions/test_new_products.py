@@ -42,6 +42,7 @@ def test_a_row_without_a_store_is_for_every_store(panel: SalesPanel, tmp_path: P
     [
         ("product,description\nn1,\n", "'description' is empty in line 2", "words"),
         ("product\tdescription\tprice\nn1\tlamp\t-1\n", "not above 0 in line 2", "empty"),
+        ("product,description,expected\nn1,lamp,0\n", "'level' is not above 0 in line 2", "empty"),
         ("product,description,category\nn1,lamp,c9\n", "category 'c9'", "leave the cell empty"),
         ("product,description,store\nn1,lamp,s7\n", "nearest name is 's", "every store"),
         ("product,description,launch\nn1,lamp,soon\n", "launch", "YYYY-MM-DD"),
@@ -93,24 +94,43 @@ def test_the_forecast_slides_from_words_to_history(sales: pd.DataFrame, tiny_bac
     assert whole == own
 
 
+def test_a_stated_level_goes_before_the_products_alike(sales: pd.DataFrame, tiny_backbone: Path) -> None:
+    engine = Engine(str(tiny_backbone), device="cpu")
+    late = (sales["product"] == "p5") & (sales["date"] < "2024-05-18")
+
+    def made(others: float, stated: float) -> float:
+        frame = sales[~late].copy()
+        frame.loc[frame["product"] != "p5", "units"] *= others
+        windows = PanelWindows(from_frame(frame), context=56)
+        row = np.array([windows.ids.index("s0/p5")])
+        level = np.array([stated], dtype=np.float32)
+        return float(slid(engine, None, windows, windows.first[row[0]], 7, row, level).mean.sum())
+
+    assert made(1, 0) != made(3, 0), "else the products alike would play no part at all"
+    assert made(1, 5) == made(3, 5)
+    assert made(1, 50) > made(1, 5)
+
+
 def test_the_command(sales: pd.DataFrame, tiny_backbone: Path, tmp_path: Path) -> None:
     from trend_client.cli import app
 
     sales.to_csv(tmp_path / "sales.csv", index=False)
     new = write(
         tmp_path / "new.csv",
-        "product,store,description,price,launch\nn1,s0,product number 7,2,2024-06-10\np1,s1,product number 1,2,\n",
+        "product,store,description,price,launch,level\nn1,s0,product number 7,2,2024-06-10,\n"
+        "p1,s1,product number 1,2,,\nn2,s0,something else,,,40\n",
     )
     home, out = tmp_path / "home", tmp_path / "out.json"
     given = ["newproducts", "--new", str(new), "--horizon", "5", "--data", str(tmp_path / "sales.csv")]
     common = ["--home", str(home), "--backbone", str(tiny_backbone), "--json", str(out)]
     done = CliRunner().invoke(app, [*given, *common])
     assert done.exit_code == 0, done.output
-    one, other = json.loads(out.read_text())["products"]
+    one, other, stated = json.loads(out.read_text())["products"]
     assert (one["launch"], one["known_values"], one["weight_of_history"]) == ("2024-06-10", 0, 0)
     assert one["level_from"] == "description"
     assert one["similar"][0]["level"] > 0
     assert (other["known_values"], other["level_from"]) == (140, "other stores")
+    assert (stated["level_from"], stated["similar"]) == ("stated", [])
     table = pd.read_csv(home / "output" / "newproducts.csv")
     assert list(table.columns[:4]) == ["unique_id", "store", "product", "ds"]
-    assert table.groupby("unique_id").size().tolist() == [5, 5]
+    assert table.groupby("unique_id").size().tolist() == [5, 5, 5]
