@@ -56,6 +56,12 @@ __all__ = ["HEARTBEAT_SECONDS", "Fleet", "Gone", "StillOnline", "Unreachable"]
 HEARTBEAT_SECONDS: Final = 10.0
 """What a client promises; Flower counts it as offline after twice this. 10 is the least that Flower allows."""
 
+_LONGEST_HEARTBEAT: Final = 60.0
+_CALM_HOLD: Final = 6.0
+"""Seconds that a server holds a request for work where few wait for any."""
+_HOLDS: Final = 4.0
+"""Heartbeats are as far apart as so many holds; a server that has many clients holds each for longer."""
+
 _MOST_OBJECTS: Final = 10_000
 _MOST_BYTES: Final = 512 * 1024 * 1024
 
@@ -67,7 +73,7 @@ class Unreachable(Exception):
 
 
 class StillOnline(Unreachable):
-    """The server still counts a session of this key that did not end cleanly; it lapses within 20 seconds."""
+    """The server still counts a session of this key that did not end cleanly; it lapses within two minutes."""
 
 
 class Gone(Exception):
@@ -82,6 +88,10 @@ class Fleet:
         ca_pem: The only certificate authorities that are trusted.
         private_key: This client's identity (EC P-384).
         timeout: Seconds for one request.
+
+    Attributes:
+        node_id: What the server calls this client while a session lasts.
+        interval: Seconds that are promised from one heartbeat to the next.
     """
 
     def __init__(
@@ -89,6 +99,7 @@ class Fleet:
     ) -> None:
         self.server = server
         self.node_id: int | None = None
+        self.interval = HEARTBEAT_SECONDS
         self._public_key = private_key.public_key()
         try:
             context = ssl.create_default_context(cafile=str(ca_pem))
@@ -131,11 +142,13 @@ class Fleet:
         request = ActivateNodeRequest(
             public_key=public_key_to_bytes(self._public_key), heartbeat_interval=HEARTBEAT_SECONDS
         )
+        self.interval = HEARTBEAT_SECONDS
         try:
             self.node_id = int(self._call(self._client.ActivateNode, request).node_id)
         except Gone as error:
             raise StillOnline(
-                "an earlier session of this client did not end cleanly; the server lets it lapse within 20 seconds"
+                "an earlier session of this client did not end cleanly; the server lets it lapse within 20 seconds, "
+                "or two minutes where hundreds take part"
             ) from error
         return self.node_id
 
@@ -147,8 +160,16 @@ class Fleet:
 
     def heartbeat(self) -> None:
         """Tell the server that this client is there."""
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=self.interval)
         self._call(self._client.SendNodeHeartbeat, request)
+
+    def held(self, seconds: float) -> None:
+        """Note how long the server held a request for work: a crowd is left in peace for longer.
+
+        A thousand clients that told of themselves every few seconds would leave a server no time for anything else.
+        """
+        calm = seconds <= _CALM_HOLD
+        self.interval = HEARTBEAT_SECONDS if calm else min(_HOLDS * seconds, _LONGEST_HEARTBEAT)
 
     def pull(self) -> tuple[Message, ObjectTree] | None:
         """Return the next message without its content, and the tree of its objects; None if there is none."""

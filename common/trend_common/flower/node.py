@@ -21,7 +21,7 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from trend_common.errors import ConnectionFailure
 from trend_common.files import write_json
-from trend_common.flower.fleet import HEARTBEAT_SECONDS, Fleet, Gone, StillOnline, Unreachable
+from trend_common.flower.fleet import Fleet, Gone, StillOnline, Unreachable
 from trend_common.protocol import ACTION_ADOPT, ACTION_DESCRIBE, ACTION_TRAIN
 from trend_common.secagg.messages import SECURE_ACTIONS
 
@@ -175,7 +175,7 @@ def _heartbeats(fleet: Fleet) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS * 0.4):
+        while not done.wait(fleet.interval * 0.4):
             try:
                 fleet.heartbeat()
             except (Unreachable, Gone, ConnectionFailure):
@@ -223,8 +223,9 @@ class _Worker:
                 if got is None:
                     # The server holds the request while there is no work; where something in between does not let
                     # it, the client paces itself.
-                    held = time.monotonic() - asked > _HELD
-                    stop.wait(0.0 if held else pace.next())
+                    held = time.monotonic() - asked
+                    self._fleet.held(held)
+                    stop.wait(0.0 if held > _HELD else pace.next())
                     continue
                 self._pending = self._answer(*got)
             except Gone as error:

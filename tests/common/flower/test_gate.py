@@ -160,6 +160,32 @@ def test_where_many_wait_each_is_held_for_longer() -> None:
     assert asyncio.run(scenario(9)) >= 0.45, "ten that wait ask twenty times a second together"
 
 
+def test_where_many_wait_flower_is_spared_most_idle_requests() -> None:
+    """One in three gets through, so that a ring that was missed costs a delay and no message."""
+
+    async def scenario(waiting: int) -> tuple[int, set[tuple[int, bytes]]]:
+        inner, bell = Inner(), Bell(hold=0.05)
+        gate = Gate(inner, lambda body: (200, {}), lambda key: True, bell)
+        others = [asyncio.create_task(bell.work(b"%d" % number)) for number in range(waiting)]
+        await asyncio.sleep(0)
+        answers = set()
+        for _ in range(6):
+            for _ in range(waiting - len(bell._waiting)):
+                others.append(asyncio.create_task(bell.work(b"%d" % len(others))))
+            await asyncio.sleep(0)
+            answers.add(await request(gate, "/v1/fleet/pull-messages"))
+        asked = len(inner.paths)
+        bell.ring([KEY])
+        await request(gate, "/v1/fleet/pull-messages")
+        assert len(inner.paths) == asked + 1, "a message that lies there is always fetched"
+        bell.close()
+        await asyncio.gather(*others)
+        return asked, answers
+
+    assert asyncio.run(scenario(0)) == (6, {(200, b"ok")})
+    assert asyncio.run(scenario(5)) == (2, {(200, b""), (200, b"ok")})
+
+
 def test_a_hold_ends_by_itself_and_when_the_server_closes() -> None:
     async def scenario() -> None:
         gate = make(Inner(), hold=0.1)
