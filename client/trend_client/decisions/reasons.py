@@ -27,6 +27,8 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "last sold": N_("last sold on %(day)s"),
     "never sold": N_("never sold"),
     "on hand": N_("%(there)s on hand"),
+    "rare gain": N_("the mean lies above the interval: one course in ten or fewer brings nearly all of it"),
+    "rare loss": N_("the mean lies below the interval: one course in ten or fewer costs nearly all of it"),
 }
 _SHARES: Final = frozenset({"share", "without", "then"})
 _SIGNED: Final = frozenset({"more"})

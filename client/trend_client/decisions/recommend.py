@@ -202,7 +202,10 @@ def recommend(
 
 def _advice(action: str, series: str, gain: Array, units: float, *facts: Fact) -> Advice:
     low, high = (float(one) for one in np.quantile(gain, _ENDS))
-    return Advice(action, series, float(gain.mean()), low, high, units, facts)
+    mean = float(gain.mean())
+    # Ranked by the mean, which is what adds up over products; an interval that leaves it out wants a word.
+    skewed = (Fact("rare gain"),) if mean > high else (Fact("rare loss"),) if mean < low else ()
+    return Advice(action, series, mean, low, high, units, (*facts, *skewed))
 
 
 def _sums(forecast: Forecast, dependence: Dependence, steps: int) -> Array:

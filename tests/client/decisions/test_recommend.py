@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from trend_client.decisions.levels import ServiceLevels
 from trend_client.decisions.paths import Dependence
 from trend_client.decisions.policy import Position, Terms
-from trend_client.decisions.recommend import Values, recommend
+from trend_client.decisions.reasons import Fact, facts_of
+from trend_client.decisions.recommend import Values, _advice, recommend
 from trend_client.decisions.stock import StockRow
 from trend_common.errors import UsageError
 from trend_common.forecasts import LEVELS, Forecast
@@ -70,6 +73,21 @@ def test_a_promotion_gains_the_margin_of_what_it_sells_more_less_its_discount(pa
     assert "20\u00a0% off" in one.reason
     thin = recommend(Look(panel), {}, Values(PRICES, 0.2), horizon=7, actions=["promote"])  # type: ignore[arg-type]
     assert thin.advice == ()  # 20 % off leaves nothing of a margin of 20 %
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=60))
+def test_a_mean_outside_its_interval_is_explained(gains: list[float]) -> None:
+    """As where one course in twenty gains a fortune: a person would take the figures for a mistake."""
+    one = _advice("promote", "s0/p0", np.array(gains), 1.0, Fact("never sold"))
+    said = {fact.code for fact in one.facts} - {"never sold"}
+    assert said == ({"rare gain"} if one.gain > one.high else {"rare loss"} if one.gain < one.low else set())
+
+
+def test_a_rare_fortune_is_named_as_such() -> None:
+    one = _advice("promote", "s0/p0", np.array([0.0] * 95 + [1000.0] * 5), 1.0)
+    assert (one.low, one.gain, one.high) == (0, 50, 0)
+    assert "above the interval" in one.reason
+    assert facts_of([fact.to_json() for fact in one.facts]) == one.facts
 
 
 def test_what_is_already_planned_is_not_advised(panel: SalesPanel) -> None:
