@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from flwr.app import Error, Message
 from flwr.app.message import remove_content_from_message
@@ -25,6 +26,11 @@ from trend_common.flower.grid import RoundGrid
 
 __all__ = ["LinkGrid"]
 
+_GATHERED: Final = 1e-3
+_LONGEST_PAUSE: Final = 0.5
+"""Seconds for each outstanding answer, and at most, in which uploads gather before all are looked through: where a
+thousand answer at once, a look at each upload would take the time that the uploads need."""
+
 
 class LinkGrid(RoundGrid):
     """Questions to clients, and their answers, by way of the SuperLink's database.
@@ -45,6 +51,7 @@ class LinkGrid(RoundGrid):
         self._bell = bell
         self._keys = keys
         self._arriving: dict[str, tuple[Message, list[str]]] = {}
+        self._outstanding = 0
         TaskIdentity.run_id, TaskIdentity.node_id = run.run_id, SUPERLINK_NODE_ID
         TaskIdentity.task_id = run.primary_task_id or 0
 
@@ -60,6 +67,7 @@ class LinkGrid(RoundGrid):
     def wait(self, seconds: float) -> None:
         """Sleep until a client has sent something, at most this long."""
         self._bell.wait_for_upload(seconds)
+        time.sleep(min(_GATHERED * self._outstanding, _LONGEST_PAUSE, seconds))
 
     def presence(self) -> dict[int, str]:
         """Return the clients that are online, with the time at which each session began."""
@@ -96,6 +104,7 @@ class LinkGrid(RoundGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Yield the answers that have fully arrived; an answer that was lost on the way comes as an error."""
         wanted = {identity for identity in message_ids if identity}
+        self._outstanding = len(wanted)
         if not wanted:
             return
         for reply in self._state.get_message_res(message_ids=set(wanted), run_id=self._run.run_id):
