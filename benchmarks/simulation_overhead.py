@@ -70,7 +70,8 @@ def prepared(retailers: list[Retailer], settings: Settings) -> list[TrainingData
     for one in retailers:
         windows = PanelWindows(one.panel, context=settings.context)
         end = windows.step_of(origins(one.panel, settings.horizon).validation)
-        found.append(TrainingData.of(windows, train_end=end, horizon=settings.horizon))
+        share = settings.dp.launch_share
+        found.append(TrainingData.of(windows, train_end=end, horizon=settings.horizon, launch_share=share))
     return found
 
 

@@ -106,7 +106,7 @@ def _arrived(status: Path, clients: int, seconds: float = 90.0) -> None:
     """Wait until nearly so many are online, or for this long: hundreds do not come in the same second."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if status.exists() and len(json.loads(status.read_text())["online"]) >= 0.95 * clients:
+        if status.exists() and len(json.loads(status.read_text()).get("online", [])) >= 0.95 * clients:
             return
         time.sleep(1.0)
 

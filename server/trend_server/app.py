@@ -102,7 +102,6 @@ def serve(service: Service) -> ModelCard:
         screen = Screen(lambda status: home.write_status(status))
         door = Door(Roster(home.roster_path), on_join=screen.joined)
         link = Link(
-            database=home.database,
             host=service.host,
             port=service.port,
             certificate=certificates.certificate,
@@ -111,9 +110,10 @@ def serve(service: Service) -> ModelCard:
             authority=certificates.renewals,
             rate=joins(service.settings),
         )
+        # Before anybody can call: whoever comes back first must not be taken for a stranger.
+        door.open(link)
         with link, screen:
             write_json(home.address_path, {"host": service.host, "port": link.port})
-            door.open(link)
             screen.listening(service.host, link.port, certificates.fingerprint)
             with _shutting_out(door, screen):
                 return _federate(service, link, screen, started)

@@ -91,8 +91,10 @@ class Door:
         self._lock = threading.Lock()
 
     def open(self, registrar: Registrar) -> None:
-        """Start, by completing what a crash may have left."""
+        """Start: Flower learns whom the roster admits, also who joined just before a crash."""
         self._registrar = registrar
+        for entry in self._roster.admitted():
+            self._admit(entry)
         self.reconcile()
 
     def redeem(self, body: bytes) -> tuple[int, dict[str, str]]:
@@ -111,14 +113,12 @@ class Door:
         return _STATUS.get(code, 403), {"code": code}
 
     def reconcile(self) -> list[str]:
-        """Tell Flower what the roster says; return the names that were shut out."""
-        for entry in self._roster.to_register():
-            self._admit(entry)
+        """Tell Flower who was revoked; return the names that were shut out."""
         gone = []
         for entry in self._roster.to_remove():
             if self._registrar is not None and entry.public_key is not None:
                 self._registrar.unregister(parse_public_key(entry.public_key))
-                self._roster.mark(entry, "removed")
+                self._roster.mark_removed(entry)
                 gone.append(entry.name)
         return gone
 
@@ -127,4 +127,3 @@ class Door:
             return
         with self._lock:  # two requests with the same key would race in Flower
             self._registrar.register(parse_public_key(entry.public_key), entry.name)
-            self._roster.mark(entry, "registered")

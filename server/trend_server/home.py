@@ -28,7 +28,6 @@ class ServerHome:
         root: The folder.
         settings_path: ``server.toml``.
         roster_path: Who was invited and has joined.
-        database: Flower's registrations and messages (SQLite).
         tls: The certificate authority and the server's certificate.
         registry: Finished adapters.
         status_path: What the running server last said, for ``status``.
@@ -39,7 +38,6 @@ class ServerHome:
         self.root = root
         self.settings_path = root / "server.toml"
         self.roster_path = root / "roster.sqlite"
-        self.database = root / "flower.sqlite"
         self.tls = root / "tls"
         self.registry = root / "registry"
         self.status_path = root / "status.json"

@@ -1,7 +1,7 @@
-"""Who was invited and who has joined: a small SQLite file beside Flower's.
+"""Who was invited and who has joined: a small SQLite file.
 
-``invite``, ``revoke`` and ``status`` work on it from their own processes, whether the server runs or not; only the
-server itself writes to Flower's database. Of a token only the hash is kept.
+``invite``, ``revoke`` and ``status`` work on it from their own processes, whether the server runs or not. Flower
+keeps nothing and is told who is admitted at each start. Of a token only the hash is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ CREATE TABLE IF NOT EXISTS roster (
     expires TEXT NOT NULL,
     public_key TEXT UNIQUE,
     joined TEXT,
-    registered INTEGER NOT NULL DEFAULT 0,
     revoked TEXT,
     removed INTEGER NOT NULL DEFAULT 0
 );
@@ -160,19 +159,18 @@ class Roster:
             rows = connection.execute("SELECT * FROM roster ORDER BY revoked IS NOT NULL, name").fetchall()
         return [_entry(row, moment) for row in rows]
 
-    def to_register(self) -> list[Entry]:
-        """Return those whose key is bound and not yet known to Flower."""
-        return self._where("public_key IS NOT NULL AND registered = 0 AND revoked IS NULL")
+    def admitted(self) -> list[Entry]:
+        """Return those who have joined and were not revoked."""
+        return self._where("public_key IS NOT NULL AND revoked IS NULL")
 
     def to_remove(self) -> list[Entry]:
         """Return those who were revoked and whose key Flower may still admit."""
         return self._where("public_key IS NOT NULL AND revoked IS NOT NULL AND removed = 0")
 
-    def mark(self, entry: Entry, what: Literal["registered", "removed"]) -> None:
-        """Note that Flower has been told."""
-        column = {"registered": "registered", "removed": "removed"}[what]
+    def mark_removed(self, entry: Entry) -> None:
+        """Note that Flower has been told of a revocation."""
         with self._transaction() as connection:
-            connection.execute(f"UPDATE roster SET {column} = 1 WHERE id = ?", (entry.id,))
+            connection.execute("UPDATE roster SET removed = 1 WHERE id = ?", (entry.id,))
 
     def _where(self, condition: str) -> list[Entry]:
         with closing(self._connect()) as connection:

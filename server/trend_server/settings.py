@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trend_common.defaults import DEFAULT_ROUNDS
+from trend_common.defaults import DEFAULT_LAUNCH_SHARE, DEFAULT_ROUNDS
 from trend_common.errors import UsageError
 from trend_common.files import write_text
 
@@ -64,7 +64,7 @@ class ServerSettings(BaseModel):
     layers: tuple[str, ...] = ()
     rank: int = Field(2, ge=1, le=256)
     windows_per_series: int = Field(4, ge=1, le=64)
-    launch_share: float = Field(0.0, ge=0, le=1)
+    launch_share: float = Field(DEFAULT_LAUNCH_SHARE, ge=0, le=1)
     local_learning_rate: float = Field(1e-3, ge=0, le=10)
     proximal_mu: float = Field(0.0, ge=0, le=1e3)
     private: bool = True
@@ -147,7 +147,7 @@ _DEFAULT_TOML = """\
 # layers = []                     # e.g. ["head1", "head2"]: train these alone, with less noise for few retailers
 # rank = 2
 # windows_per_series = 4
-# launch_share = 0.0              # of these so many hide the history, for products and retailers that have none
+# launch_share = 0.25             # of these so many hide the history, for products and retailers that have none
 # local_learning_rate = 0.001     # for update = "weights"
 # proximal_mu = 0.0               # FedProx, for update = "weights"
 # aggregation = "mean"            # mean, trimmed-mean or median

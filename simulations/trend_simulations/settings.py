@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from trend_client.trees import TREES
 from trend_common.covariates import DEFAULT_CONTEXT, DEFAULT_HORIZON
-from trend_common.defaults import DEFAULT_ROUNDS
+from trend_common.defaults import DEFAULT_LAUNCH_SHARE, DEFAULT_ROUNDS
 from trend_common.errors import UsageError
 
 __all__ = [
@@ -80,7 +80,7 @@ class DpRecipe:
     server_lr: float = 0.012
     rank: int = 2
     windows_per_series: int = 4
-    launch_share: float = 0.0
+    launch_share: float = DEFAULT_LAUNCH_SHARE
     layers: tuple[str, ...] = ()
 
 
@@ -152,8 +152,8 @@ def split_arm(arm: str) -> tuple[str, float | None]:
 
 
 _PLAIN: Final[dict[str, tuple[PlainRecipe, ...]]] = {
-    "W": (PlainRecipe("weights", rounds=8, steps=5, local_lr=1e-3, train="AB"),),
-    "D": (PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3, train="AB"),),
+    "W": (PlainRecipe("weights", rounds=8, steps=5, local_lr=1e-3, train="AB", launch_share=0.125),),
+    "D": (PlainRecipe("weights", rounds=12, steps=5, local_lr=1e-3, train="AB", launch_share=0.125),),
 }
 
 

@@ -39,6 +39,7 @@ def tiny_plan(settings: ServerSettings) -> Announcement:
         rounds=settings.rounds,
         steps=1,
         windows_per_series=settings.windows_per_series,
+        launch_share=settings.launch_share,
         update=settings.update,
         local_learning_rate=0,
         proximal_mu=0,

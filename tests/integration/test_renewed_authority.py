@@ -226,7 +226,6 @@ def serving(folder: Path, tls: Certificates) -> Iterator[str]:
     quiet_logs()
     folder.mkdir(exist_ok=True)
     with Link(
-        database=folder / "flower.sqlite",
         host="127.0.0.1",
         port=0,
         certificate=tls.certificate,

@@ -152,6 +152,7 @@ def test_a_federation_goes_on_as_it_began() -> None:
         epsilon=4.1,
         clip=0.1,
         federation="test",
+        launch_share=0.0,
     )
     check_same_plan(plan, settings)
     for change in (

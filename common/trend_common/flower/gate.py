@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -20,7 +21,7 @@ from typing import Any, Final
 from trend_common.flower.authority import AUTHORITY_PATH
 from trend_common.flower.invite import ENROL_PATH
 
-__all__ = ["FLEET_PATHS", "Bell", "Gate", "RateLimit"]
+__all__ = ["FLEET_PATHS", "Bell", "Gate", "RateLimit", "Receive", "Scope", "Send", "read_body"]
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -251,7 +252,7 @@ class Gate:
             await _answer_json(send, 429, {"code": "busy"})
             return
         try:
-            body = await _read(receive, self._enrol_bytes)
+            body = await read_body(receive, self._enrol_bytes)
         except TooLarge:
             await _answer_json(send, 413, {"code": "invalid"})
             return
@@ -319,7 +320,12 @@ def _public_key(scope: Scope) -> bytes:
     return b""
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def read_body(receive: Receive, limit: float = math.inf) -> bytes:
+    """The whole body; empty if the client went away.
+
+    Raises:
+        TooLarge: It has more bytes than ``limit``.
+    """
     body = b""
     while True:
         event = await receive()

@@ -3,17 +3,20 @@
 The server talks to the SuperLink by calling it: it registers keys, starts a run and drives the ServerApp in its own
 thread. So there is no port for the Control and Runtime APIs, not even on the loopback interface, where any user of
 the machine could have started programs through them; and no further process.
+
+Flower keeps its state in memory. What must outlive a crash is kept elsewhere: who is admitted in the server's roster,
+the rounds in its checkpoints; and what Flower knows of a run, its messages, would be ended by a restart anyway. Its
+SQL database takes five times the processor time of all the rest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-import math
 import os
 import socket
 import ssl
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,14 +34,13 @@ from flwr.common.constant import (
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
     TRANSPORT_TYPE_GRPC_RERE,
-    Status,
     SubStatus,
 )
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab as FabProto
 from flwr.serverapp import ServerApp
 from flwr.supercore.auth.typing import AccountInfo
-from flwr.supercore.constant import NodeStatus
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -47,14 +49,13 @@ from flwr.superlink.servicer.control import control_handlers
 
 from trend_common.errors import UsageError
 from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256
+from trend_common.flower.counter import Counter
 from trend_common.flower.gate import Bell, EnrolHandler, Gate, RateLimit
 from trend_common.flower.linkgrid import LinkGrid
 
 __all__ = ["Link", "LinkNode"]
 
 _TASK_HEARTBEAT: Final = HEARTBEAT_DEFAULT_INTERVAL / 3
-_CLEANING: Final = 1.0
-"""Seconds between two looks for tasks whose process is gone."""
 
 
 class _NoLifespan:
@@ -87,32 +88,28 @@ class LinkNode:
     since: str
 
 
-def _lighten(state: Any) -> None:
-    """Leave out what Flower writes into its database at every call of a client, each time for the lock that all need.
+def _renumbered(state: Any, drawn: int, public_key: bytes) -> int:
+    """Give a new node a number that follows from its key, in place of one drawn at random.
 
-    Nobody reads a run's bytes and its clients' seconds here. Tasks of whose process nothing is heard any more are
-    looked for once a second: the only task is this server's own loop.
+    Clients and checkpoints know a client by it, and the next start of the server knows no other way to it.
     """
-    clean, last = state._cleanup_expired_task_tokens, -math.inf
-
-    def clean_seldom() -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last >= _CLEANING:
-            last = now
-            clean()
-
-    def store_nothing(*_: object, **__: object) -> None:
-        pass
-
-    state._cleanup_expired_task_tokens = clean_seldom
-    state.store_traffic = state.add_clientapp_runtime = store_nothing
+    wanted = int.from_bytes(hashlib.sha256(b"node:" + public_key).digest()[:8], "big")
+    with state.lock:
+        if wanted <= SUPERLINK_NODE_ID or wanted in state.nodes:
+            return drawn
+        node = state.nodes.pop(drawn)
+        node.node_id = wanted
+        state.nodes[wanted] = node
+        state.node_public_key_to_node_id[public_key] = wanted
+        state.owner_to_node_ids[NOOP_FLWR_AID].discard(drawn)
+        state.owner_to_node_ids[NOOP_FLWR_AID].add(wanted)
+    return wanted
 
 
 class Link:
     """A SuperLink with its public listener; a context manager.
 
     Args:
-        database: SQLite file with registrations, messages and runs.
         host, port: Where to listen; port 0 takes a free one.
         certificate, private_key: Of the TLS server (PEM files).
         authority: Certificates that vouch for a renewed authority (PEM).
@@ -127,7 +124,6 @@ class Link:
     def __init__(
         self,
         *,
-        database: Path,
         host: str,
         port: int,
         certificate: Path,
@@ -157,7 +153,7 @@ class Link:
             ssl_ca_certfile=None,
             ssl_certfile=None,
             ssl_keyfile=None,
-            database=str(database),
+            database=FLWR_IN_MEMORY_DB_NAME,
             isolation="process",
             runtime_dependency_install=False,
         )
@@ -166,16 +162,10 @@ class Link:
             warnings.simplefilter("ignore", DeprecationWarning)
             application = create_app(config, _NoLifespan)
         self._state: Any = application.state.linkstate_factory.state()
-        _lighten(self._state)
-        self._end_unfinished_runs()
-        self._keys: dict[int, bytes] = {
-            int(node.node_id): bytes(node.public_key)
-            for node in self._state.get_node_info()
-            if node.status != NodeStatus.UNREGISTERED
-        }
+        self._keys: dict[int, bytes] = {}
         self._bell = Bell(hold)
-        self._known = set(self._keys.values())
-        gate = Gate(application, enrol, self._known.__contains__, self._bell, authority=authority, rate=rate)
+        self._known: set[bytes] = set()
+        gate = Gate(Counter(application), enrol, self._known.__contains__, self._bell, authority=authority, rate=rate)
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
@@ -214,20 +204,15 @@ class Link:
         self._server.should_exit = True
         self._thread.join(timeout=5.0)
         self._socket.close()
-        engine = getattr(self._state, "_engine", None)
-        if engine is not None:
-            engine.dispose()
-        store_engine = getattr(self._state.object_store, "_engine", None)
-        if store_engine is not None:
-            store_engine.dispose()
 
     def register(self, public_key: ec.EllipticCurvePublicKey, name: str) -> int:
-        """Admit a key under a name and return its node id; the same key again gives the same id."""
+        """Admit a key under a name and return its node id: the same for the same key, also after a restart."""
         pem = public_key_to_bytes(public_key)
         node_id = self._state.get_node_id_by_public_key(pem)
         if node_id is None:
             interval = float(HEARTBEAT_DEFAULT_INTERVAL)
-            node_id = self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, pem, interval, name=name)
+            drawn = self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, pem, interval, name=name)
+            node_id = _renumbered(self._state, drawn, pem)
         self._keys[int(node_id)] = pem
         self._known.add(pem)
         return int(node_id)
@@ -237,6 +222,8 @@ class Link:
         node_id = self._state.get_node_id_by_public_key(public_key_to_bytes(public_key))
         if node_id is None:
             return False
+        node = self._state.nodes[node_id]
+        node.online_until = node.online_until or 0.0  # what Flower's own function expects of who was never online
         self._state.delete_node(NOOP_FLWR_AID, node_id)
         self._known.discard(self._keys.pop(int(node_id), b""))
         return True
@@ -271,12 +258,6 @@ class Link:
         finally:
             self._state.finish_task(task_id, outcome, details)
             self._state.cleanup_run(run_id)
-
-    def _end_unfinished_runs(self) -> None:
-        """A run does not outlive its process: what a crash left is ended, with all its messages."""
-        unfinished = [Status.PENDING, Status.STARTING, Status.RUNNING]
-        for run in self._state.get_run_info(statuses=unfinished):
-            self._state.stop_run(run.run_id)
 
     @contextmanager
     def _task_heartbeats(self, task_id: int) -> Iterator[None]:

@@ -25,14 +25,18 @@ USED = {
         "NOOP_FLWR_AID": None,
         "SUPERLINK_NODE_ID": None,
         "TRANSPORT_TYPE_GRPC_RERE": None,
-        "Status": None,
         "SubStatus": None,
         "ErrorCode": None,
     },
     "flwr.common.serde": {"message_from_proto": ["message_proto"], "message_to_proto": ["message"]},
     "flwr.supercore.auth.typing": {"AccountInfo": ["flwr_aid", "account_name"]},
-    "flwr.supercore.constant": {"NodeStatus": None, "FLEET_HTTP_PUBLIC_KEY_HEADER": None},
-    "flwr.supercore.error": {"FlowerError": None},
+    "flwr.supercore.constant": {
+        "NodeStatus": None,
+        "FLEET_HTTP_PUBLIC_KEY_HEADER": None,
+        "FLWR_IN_MEMORY_DB_NAME": None,
+    },
+    "flwr.supercore.error": {"ApiErrorCode": None, "FlowerError": None},
+    "flwr.supercore.error.http": {"http_error_translator": ["request", "call_next"]},
     "flwr.supercore.inflatable.inflatable_object": {
         "get_all_nested_objects": ["obj"],
         "get_object_tree": ["obj"],
@@ -55,6 +59,19 @@ USED = {
     "flwr.supernode.node_auth_http_interceptor": {"NodeAuthHttpInterceptor": ["private_key", "public_key"]},
     "flwr.superlink.auth_plugin": {"NoOpControlAuthnPlugin": None},
     "flwr.superlink.config_loader": {"SuperLinkLifespanConfig": None},
+    "flwr.supercore.protobuf.constants": {"PROTOBUF_MEDIA_TYPE": None},
+    "flwr.supercore.protobuf.translation": {"PROTOBUF_REQUEST_TYPES": None},
+    "flwr.superlink.routers.fleet.node_auth": {"authenticate_node": ["request"]},
+    "flwr.superlink.servicer.fleet.fleet_handlers": {
+        "activate_node": ["request", "state"],
+        "deactivate_node": ["request", "state"],
+        "get_run": ["request", "state"],
+        "pull_messages": ["request", "state", "store"],
+        "pull_object": ["request", "state"],
+        "push_messages": ["request", "state"],
+        "push_object": ["request", "state"],
+        "send_node_heartbeat": ["request", "state"],
+    },
     "flwr.superlink.main": {"create_app": ["config", "superlink_lifespan_class"]},
     "flwr.superlink.servicer.control.control_handlers": {
         "start_run": ["request", "account", "state", "fleet_api_type"]
@@ -76,7 +93,6 @@ STATE_METHODS = {
     "get_object": ["run_id", "object_id"],
     "get_run_info": [],
     "start_session": ["run_id"],
-    "stop_run": ["run_id"],
     "store_message_and_object_tree": ["message", "object_tree", "session_id"],
     "store_object": ["run_id", "session_id", "object_id", "object_content"],
 }
@@ -123,12 +139,31 @@ def test_internals_are_where_they_were(module: str) -> None:
 
 @pytest.mark.parametrize("name", STATE_METHODS)
 def test_the_link_state_has_what_we_call(name: str) -> None:
-    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 
-    method = getattr(SqlLinkState, name, None)
+    method = getattr(InMemoryLinkState, name, None)
     assert method is not None, f"Flower's LinkState lost {name}, which link.py and linkgrid.py call"
     have = arguments(method)
     assert have[: len(STATE_METHODS[name])] == STATE_METHODS[name], f"LinkState.{name} takes {have} now"
+
+
+def test_a_node_is_kept_where_its_number_is_changed() -> None:
+    """By :func:`trend_common.flower.link._renumbered`."""
+    from flwr.common.constant import NOOP_FLWR_AID
+    from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.superlink.federation import NoOpFederationManager
+
+    from trend_common.flower.link import _renumbered
+
+    state = InMemoryLinkState(NoOpFederationManager(), ObjectStoreFactory().store())
+    drawn = state.create_node(NOOP_FLWR_AID, "name", b"key", 30.0)
+    found = _renumbered(state, drawn, b"key")
+    assert found != drawn
+    assert state.get_node_id_by_public_key(b"key") == found
+    assert [node.node_id for node in state.get_node_info()] == [found]
+    other = state.create_node(NOOP_FLWR_AID, "name", b"other", 30.0)
+    assert _renumbered(state, other, b"key") == other, "a number that is taken is not given twice"
 
 
 def test_the_gate_lets_the_client_s_calls_through_and_no_others() -> None:

@@ -8,16 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from trend_common.errors import ConnectionFailure, UsageError
-from trend_common.flower import link as link_module
 from trend_common.flower.bundle import FAB_SHA256
 from trend_common.flower.environment import quiet_logs
 from trend_common.flower.keys import load_or_create_key
@@ -40,18 +39,20 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @contextlib.contextmanager
-def link_at(folder: Path, tls: Certificates, port: int = 0) -> Iterator[Link]:
-    """A SuperLink whose database is in ``folder``."""
+def link_at(tls: Certificates, port: int = 0, *keys: EllipticCurvePrivateKey) -> Iterator[Link]:
+    """A SuperLink that admits these keys from the start."""
     quiet_logs()
-    with Link(
-        database=folder / "flower.sqlite",
+    made = Link(
         host="127.0.0.1",
         port=port,
         certificate=tls.certificate,
         private_key=tls.private_key,
         enrol=lambda body: (403, {"code": "unknown"}),
         hold=0.3,
-    ) as link:
+    )
+    for key in keys:
+        made.register(key.public_key(), "one")
+    with made as link:
         yield link
 
 
@@ -138,7 +139,7 @@ def echo(message: Message) -> Message:
 
 def test_tensors_go_there_and_back(tmp_path: Path, tls: Certificates) -> None:
     values = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.full(100_000, 0.5, np.float32)}
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, adopting(echo))
         assert link.register(client.key.public_key(), "one") == link.register(client.key.public_key(), "one")
         client.start(link.port)
@@ -156,7 +157,7 @@ def test_tensors_go_there_and_back(tmp_path: Path, tls: Certificates) -> None:
 
 def test_an_answer_is_not_lost_when_the_client_leaves_right_after_it(tmp_path: Path, tls: Certificates) -> None:
     """Flower reports a client that is offline instead of the answer that it left."""
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, ClientApp())
 
         def last(message: Message) -> Message:
@@ -189,7 +190,7 @@ def test_no_word_of_an_error_reaches_the_server(tmp_path: Path, tls: Certificate
     def fail(_: Message) -> Message:
         raise ValueError(SECRET)
 
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, adopting(fail))
         link.register(client.key.public_key(), "one")
         client.start(link.port)
@@ -214,7 +215,7 @@ def test_a_message_that_is_not_of_the_protocol_never_reaches_the_app(
             called.append(message.metadata.message_type)
             return reply(message, AdoptReply())
 
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, app)
         link.register(client.key.public_key(), "one")
         client.start(link.port)
@@ -232,7 +233,7 @@ def test_a_run_of_another_bundle_is_refused(tmp_path: Path, tls: Certificates) -
         called.append(1)
         return echo(message)
 
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, adopting(count), fab="0" * 64)
         link.register(client.key.public_key(), "one")
         client.start(link.port)
@@ -243,7 +244,7 @@ def test_a_run_of_another_bundle_is_refused(tmp_path: Path, tls: Certificates) -
 
 
 def test_a_stranger_and_a_revoked_client_are_told_so(tmp_path: Path, tls: Certificates) -> None:
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, adopting(echo))
         client.start(link.port)
         _until(lambda: client.error is not None)
@@ -261,14 +262,14 @@ def test_a_stranger_and_a_revoked_client_are_told_so(tmp_path: Path, tls: Certif
 
 
 def test_registrations_and_clients_survive_the_server(tmp_path: Path, tls: Certificates) -> None:
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         client = Client(tmp_path, tls, adopting(echo))
         node = link.register(client.key.public_key(), "one")
         client.start(link.port)
         assert len(conversation(link, ("query.adopt", {}))) == 1
         port = link.port
     _until(lambda: "offline" in client.kinds())
-    with link_at(tmp_path, tls, port) as link:
+    with link_at(tls, port, client.key) as link:
         assert [one.node_id for one in link.nodes()] == [node]
         _until(lambda: client.kinds().count("online") == 2)
         assert len(conversation(link, ("query.adopt", {}))) == 1
@@ -280,7 +281,7 @@ def test_a_session_that_did_not_end_cleanly_is_taken_over_at_once(tmp_path: Path
     """The node id is remembered on disk; without it the server's patience of 20 seconds has to pass."""
     from trend_common.flower.fleet import Fleet, StillOnline
 
-    with link_at(tmp_path, tls) as link:
+    with link_at(tls) as link:
         key = load_or_create_key(tmp_path / "client.key")
         link.register(key.public_key(), "one")
         with Fleet(f"127.0.0.1:{link.port}", tls.authority, key) as killed:
@@ -298,7 +299,7 @@ def test_a_port_in_use_is_said(tmp_path: Path, tls: Certificates) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(UsageError, match="cannot listen"), link_at(tmp_path, tls, taken.getsockname()[1]):
+        with pytest.raises(UsageError, match="cannot listen"), link_at(tls, taken.getsockname()[1]):
             pass
 
 
@@ -333,18 +334,3 @@ def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.02)
-
-
-def test_flower_looks_for_dead_tasks_once_a_second_and_not_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    class State:
-        cleaned = 0
-
-        def _cleanup_expired_task_tokens(self) -> None:
-            self.cleaned += 1
-
-    now, state = [100.0], State()
-    monkeypatch.setattr(link_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    link_module._lighten(state)
-    for now[0] in (100.0, 100.5, 100.9, 101.0, 101.1, 103.0):
-        state._cleanup_expired_task_tokens()
-    assert state.cleaned == 3
