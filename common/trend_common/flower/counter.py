@@ -67,7 +67,7 @@ class Counter:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request, body: bytes) -> Response:
-        path = request.url.path
+        path = request.scope["path"]  # what the gate has looked at, not what a Host header makes of it
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != PROTOBUF_MEDIA_TYPE:
             raise FlowerError(ApiErrorCode.UNSUPPORTED_CONTENT_TYPE, f"Content-Type {kind!r}")
