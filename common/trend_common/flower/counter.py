@@ -83,4 +83,17 @@ class Counter:
     def _work(self, request: Request, message: Any, handler: Handler) -> bytes:
         """In a thread, since the database makes it wait."""
         authenticate_node(request)
+        run_id = _run_of(message)
+        if run_id is not None and not self._state.get_run_info(run_ids=[run_id]):
+            # As of a run that has ended: an answer to what was asked before a restart. Flower has no word for it.
+            raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, f"Run {run_id} is unknown")
         return bytes(handler(message, self._state).SerializeToString())
+
+
+def _run_of(message: Any) -> int | None:
+    """The run that a request is about; None if it is about none."""
+    if hasattr(message, "messages_list"):
+        if not message.messages_list:
+            raise FlowerError(ApiErrorCode.INVALID_PROTOBUF_PAYLOAD, "There is no message in it")
+        return int(message.messages_list[0].metadata.run_id)
+    return int(message.run_id) if hasattr(message, "run_id") else None

@@ -17,6 +17,7 @@ from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.date import now
+from flwr.supercore.error import FlowerError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
@@ -113,11 +114,28 @@ def test_an_honest_call_is_answered_by_flower(world: World) -> None:
     assert ActivateNodeResponse.FromString(answer.content).node_id == world.nodes[1]
 
 
+@pytest.mark.parametrize("call", ["push-messages", "push-object", "pull-object", "get-run"])
+def test_an_answer_to_a_run_before_a_restart_comes_to_nothing(world: World, call: str) -> None:
+    """Not to an error of the server, at which a client would try again for ever."""
+    path = f"/v1/fleet/{call}"
+    message: Any = PROTOBUF_REQUEST_TYPES["POST", path]()
+    message.node.node_id = world.nodes[0]
+    if call == "push-messages":
+        message.messages_list.add().metadata.run_id = 12345
+    else:
+        message.run_id = 12345
+    answer = world.post(path, message.SerializeToString(), world.headers(0))
+    assert 400 <= answer.status_code < 500
+    assert FlowerError.from_json(answer.text) is not None
+
+
 def test_what_is_no_message_is_refused(world: World) -> None:
     path, body = "/v1/fleet/pull-messages", world.body("/v1/fleet/pull-messages", 0)
     broken = world.post(path, b"\xff\xff\xff", world.headers(0))
     assert 400 <= broken.status_code < 500
     assert "code" in broken.json()
+    empty = world.post("/v1/fleet/push-messages", world.body("/v1/fleet/push-messages", 0), world.headers(0))
+    assert 400 <= empty.status_code < 500
     text = world.post(path, body, {**world.headers(0), "content-type": "text/plain"})
     assert 400 <= text.status_code < 500
 
