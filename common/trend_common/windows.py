@@ -40,9 +40,9 @@ MIN_HISTORY: Final = {"D": 14, "W": 4, "M": 3}
 LEVEL_STEPS: Final = {"D": 28, "W": 8, "M": 6}
 """Steps whose mean is a series' level."""
 
-_STATED_STEPS: Final = {"D": 28, "W": 4, "M": 3}
+_STATED_STEPS: Final = {"D": 7, "W": 4, "M": 3}
 """Steps that a stated level is shown for. A hint of a level is taken for a sibling's, which pretraining taught to
-doubt: where the level was right, forecasts from four weeks of just that were several times as good."""
+doubt; some steps of just that level serve better where levels are high and better known."""
 
 _N_TEXT: Final = 256
 _N_BYTES: Final = 64
@@ -430,8 +430,8 @@ class PanelWindows:
             targets_end: Give targets, known only before this step; None for no targets.
             level_hint: [N] expected levels for series without history.
             seen_from: [N] steps before which nothing of the series is seen, as if it had been launched there.
-            stated: [N] levels that a person states for what is not seen; 0 for none. They stand for the four weeks
-                before ``seen_from``, step by step.
+            stated: [N] levels that a person states for what is not seen; 0 for none. They stand for the last steps
+                before ``seen_from`` (a week of days, four weeks, three months), one after another.
 
         Returns:
             A batch with L = ``context`` and H = ``horizon``.

@@ -68,13 +68,13 @@ def test_no_target_is_on_or_after_the_end_of_training(sales: pd.DataFrame) -> No
 def test_a_share_of_each_unit_windows_hides_the_history(
     windows: PanelWindows, k: int, share: float, count: int | None
 ) -> None:
-    """In its place stand four weeks of one level."""
+    """In its place stands a week of one level."""
     data = TrainingData.of(windows, train_end=TRAIN_END, horizon=HORIZON, launch_share=share)
     units = np.arange(data.n_units).repeat(50)
     batch = data.draw(units, k, np.random.default_rng(0).random)
     values, mask = batch.past_values.numpy(), batch.past_mask.numpy()
-    hidden = (values[:, -28:] == values[:, -1:]).all(axis=1) & (mask[:, :-28].sum(1) == 0) & (values[:, -1] > 0)
-    assert (mask[hidden, -28:] == 1).all()
+    hidden = (values[:, -7:] == values[:, -1:]).all(axis=1) & (mask[:, :-7].sum(1) == 0) & (values[:, -1] > 0)
+    assert (mask[hidden, -7:] == 1).all()
     assert not batch.level_hint.any()
     assert batch.future_mask is not None
     assert float(batch.future_mask.numpy()[hidden].sum()) > 0
