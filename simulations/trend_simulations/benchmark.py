@@ -65,6 +65,7 @@ class Protocol:
         backbone: Name or folder.
         threads: Of torch.
         newcomers: Retailers that are left out of every federation, and take its adapter as it is.
+        launch_share: Share of the training windows that hide the history; None is that of each recipe.
     """
 
     arms: tuple[str, ...] = ARMS_OF_BENCHMARK
@@ -74,6 +75,7 @@ class Protocol:
     backbone: str = "trend-small"
     threads: int = 1
     newcomers: int = 0
+    launch_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,7 @@ def run_benchmark(
                 seeds=protocol.seeds,
                 backbone=protocol.backbone,
                 threads=protocol.threads,
+                launch_share=protocol.launch_share,
             )
             key = _key(one, cut, protocol, settings, data)
             known = _known(path, key)

@@ -29,6 +29,9 @@ def benchmark_command(
     newcomers: Annotated[
         int, typer.Option(min=0, help="Retailers left out of each federation, who take its adapter as it is.")
     ] = 0,
+    launch_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the training windows that hide the history.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few small federations, one seed: to see it work, not to cite.")
     ] = False,
@@ -66,6 +69,7 @@ def benchmark_command(
         backbone=backbone,
         threads=threads,
         newcomers=newcomers,
+        launch_share=launch_share,
     )
 
     def told(run: Run) -> None:
