@@ -209,6 +209,11 @@ def test_fits_are_kept_in_a_folder_of_the_owner_alone(
     fitted = forecaster.fit_trees
     monkeypatch.setattr(forecaster, "fit_trees", lambda *_args, **_more: pytest.fail("fitted anew"))
     assert same(trees_of(engine, panel, kept=folder)(panel, origin, HORIZON), first)
+    # Nothing of a plan was learned, so tomorrow's plan is no reason to learn again.
+    days = pd.date_range(origin, periods=HORIZON)
+    keys = pd.MultiIndex.from_product([panel.ids, days], names=["unique_id", "ds"]).to_frame(index=False)
+    planned = replace(panel, future=keys.assign(promo=1.0), shut={"": frozenset(days[:1])})
+    assert not same(trees_of(engine, planned, kept=folder)(planned, origin, HORIZON), first)
     monkeypatch.setattr(forecaster, "fit_trees", fitted)
     # Other sales, another country: other trees.
     more = panel.frame.assign(y=panel.frame["y"] + 1)

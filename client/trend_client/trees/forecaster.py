@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["REMEDY", "TreeForecaster", "learns_from", "require_trees", "why_no_trees"]
 
-_KEPT: Final = 8
-"""Fits in memory and in the folder: the windows of a backtest and what is ahead."""
+_KEPT: Final = 16
+"""Fits in memory and in the folder: the windows of a backtest and what is ahead, of the series and of their sums."""
 
 REMEDY: Final = "It needs the system's OpenMP: package libgomp1, on a Mac libomp."
 
@@ -147,6 +148,8 @@ class TreeForecaster:
         return calendar[(len(calendar) - 1) // self.every * self.every]
 
     def _fit(self, known: SalesPanel, cut: pd.Timestamp, horizon: int) -> Trees:
+        # Plans are of steps that nothing is learned from; another plan must not be another fit.
+        known = replace(known, future=known.future.iloc[:0], shut={})
         known = known.select(sampled(known.ids, _SERIES)) if known.n_series > _SERIES else known
         path = None if self.kept is None else self.kept / f"{self._name(known, cut, horizon)}.json"
         if path is not None:
