@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -272,7 +273,12 @@ def _shutting_out(door: Door, screen: Screen) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(_RECONCILE_SECONDS):
-            for name in door.reconcile():
+            try:
+                gone = door.reconcile()
+            except sqlite3.Error as error:  # another process holds the roster for long, or its disk is full
+                screen.note(f"The roster cannot be read at the moment ({error}); looking again.")
+                continue
+            for name in gone:
                 screen.note(f"{name} was revoked and is shut out.")
 
     thread = threading.Thread(target=watch, name="roster", daemon=True)

@@ -88,7 +88,7 @@ class Door:
         self._roster = roster
         self._on_join = on_join
         self._registrar: Registrar | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def open(self, registrar: Registrar) -> None:
         """Start: Flower learns whom the roster admits, also who joined just before a crash."""
@@ -106,20 +106,23 @@ class Door:
             return 400, {"code": "invalid"}
         if self._registrar is None:
             return 503, {"code": "busy"}
-        code, entry = self._roster.bind(request.token, public_key_text(key))
+        with self._lock:  # a revocation in between must find the key admitted, or not at all
+            code, entry = self._roster.bind(request.token, public_key_text(key))
+            if entry is not None:
+                self._admit(entry)
         if entry is not None:
-            self._admit(entry)
             self._on_join(entry.name)
         return _STATUS.get(code, 403), {"code": code}
 
     def reconcile(self) -> list[str]:
         """Tell Flower who was revoked; return the names that were shut out."""
         gone = []
-        for entry in self._roster.to_remove():
-            if self._registrar is not None and entry.public_key is not None:
-                self._registrar.unregister(parse_public_key(entry.public_key))
-                self._roster.mark_removed(entry)
-                gone.append(entry.name)
+        with self._lock:
+            for entry in self._roster.to_remove():
+                if self._registrar is not None and entry.public_key is not None:
+                    self._registrar.unregister(parse_public_key(entry.public_key))
+                    self._roster.mark_removed(entry)
+                    gone.append(entry.name)
         return gone
 
     def _admit(self, entry: Entry) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from trend_client.engine import Engine, PersonalSettings
 from trend_client.personal import Validation
@@ -83,6 +85,38 @@ def test_a_share_of_each_unit_windows_hides_the_history(
         assert (found.sum(1) == count).all()
     assert found.mean() == pytest.approx(share, abs=0.05)
     assert {int(n) for n in found.sum(1)} <= {int(np.floor(k * share)), int(np.ceil(k * share))}
+
+
+@pytest.mark.parametrize("unit", ["series", "product"])
+@pytest.mark.parametrize("share", [0.25, 0.4, 1.0])
+def test_a_unit_less_leaves_the_windows_of_the_others(sales: pd.DataFrame, unit: str, share: float) -> None:
+    """Drawn together, with each unit's own uniforms: which windows hide, and what they show, bit for bit."""
+    k = 3
+
+    def drawn(table: pd.DataFrame) -> dict[str, list[torch.Tensor]]:
+        panel = from_frame(table, freq="D", period=("2024-01-01", "2024-05-19"))
+        windows = PanelWindows(panel, context=CONTEXT)
+        data = TrainingData.of(
+            windows,
+            train_end=TRAIN_END,
+            horizon=HORIZON,
+            unit=unit,
+            launch_share=share,  # type: ignore[arg-type]
+        )
+        names = [",".join(windows.ids[row] for row in rows) for rows in data.units]
+        own = np.array([(zlib.crc32(name.encode()) % 997 + 0.5) / 997 for name in names])
+
+        def uniforms(n: int) -> np.ndarray:
+            return own if n == len(own) else (own.repeat(k) + 0.37 * np.tile(np.arange(k), len(own))) % 1
+
+        batch = data.draw(np.arange(data.n_units), k, uniforms)
+        tensors = [one for one in vars(batch).values() if isinstance(one, torch.Tensor)]
+        return {name: [one[k * at : k * (at + 1)] for one in tensors] for at, name in enumerate(names)}
+
+    whole, part = drawn(sales), drawn(sales[sales["product"] != "p2"])
+    assert 0 < len(part) < len(whole)
+    for name, tensors in part.items():
+        assert all(torch.equal(one, other) for one, other in zip(tensors, whole[name], strict=True)), name
 
 
 def test_what_is_shown_for_the_history_is_the_level_before_it(sales: pd.DataFrame) -> None:

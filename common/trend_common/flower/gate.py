@@ -266,12 +266,15 @@ class Gate:
             await _answer_json(send, 403, {"code": "unknown-key"})
             return
         known = self._knows_key(key)
-        if path == _PULL and known:
+        if not known:
+            await _answer(send, 401, b"")  # before anything of it is read
+            return
+        if path == _PULL:
             if not await self._bell.work(key):
                 # "No messages", which says nothing; so it matters little that nobody looked at the signature.
                 await _answer(send, 200, b"", b"application/protobuf")
                 return
-        elif path == _DEACTIVATE and known:
+        elif path == _DEACTIVATE:
             await self._bell.all_taken(key)
         started = False
         received = 0
@@ -286,7 +289,7 @@ class Gate:
 
         async def watched(event: Event) -> None:
             nonlocal started
-            if path == _PUSH and known and not started and event.get("status") == 200:
+            if path == _PUSH and not started and event.get("status") == 200:
                 self._bell.answered(key)
             started = True
             await send(event)
@@ -326,16 +329,16 @@ async def read_body(receive: Receive, limit: float = math.inf) -> bytes:
     Raises:
         TooLarge: It has more bytes than ``limit``.
     """
-    body = b""
+    body = bytearray()
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
             return b""
-        body += bytes(event.get("body", b""))
+        body += event.get("body", b"")
         if len(body) > limit:
             raise TooLarge
         if not event.get("more_body", False):
-            return body
+            return bytes(body)
 
 
 async def _answer(send: Send, status: int, body: bytes, kind: bytes = b"text/plain") -> None:

@@ -41,6 +41,7 @@ from flwr.proto.fab_pb2 import Fab as FabProto
 from flwr.serverapp import ServerApp
 from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
+from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -106,6 +107,14 @@ def _renumbered(state: Any, drawn: int, public_key: bytes) -> int:
     return wanted
 
 
+def _forget_uploads(state: Any) -> None:
+    """Let go of uploads that were begun and not finished in time; Flower does so only where somebody asks for one."""
+    with state.lock:
+        late = [name for name, one in state._object_push_sessions.items() if one.expires_at <= now()]
+        for name in late:
+            state._cleanup_push_session(name, cleanup_messages=True)
+
+
 class Link:
     """A SuperLink with its public listener; a context manager.
 
@@ -162,6 +171,8 @@ class Link:
             warnings.simplefilter("ignore", DeprecationWarning)
             application = create_app(config, _NoLifespan)
         self._state: Any = application.state.linkstate_factory.state()
+        # Flower takes its three locks in two different orders; as one they cannot wait for one another.
+        self._state._lock_object_push_sessions = self._state.object_store.lock_store = self._state.lock
         self._keys: dict[int, bytes] = {}
         self._bell = Bell(hold)
         self._known: set[bytes] = set()
@@ -266,6 +277,7 @@ class Link:
         def beat() -> None:
             while not done.wait(_TASK_HEARTBEAT):
                 self._state.acknowledge_task_heartbeat(task_id)
+                _forget_uploads(self._state)
 
         thread = threading.Thread(target=beat, name="run-heartbeat", daemon=True)
         thread.start()

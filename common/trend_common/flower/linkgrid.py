@@ -17,7 +17,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -110,12 +109,13 @@ class LinkGrid(RoundGrid):
         for reply in self._state.get_message_res(message_ids=set(wanted), run_id=self._run.run_id):
             if reply.has_error():
                 self.withdraw([reply.metadata.reply_to_message_id])
+                self._state.object_store.delete(reply.metadata.message_id)
                 self._took(reply)
                 yield reply
                 continue
             try:
                 tree = self._state.object_store.get_object_tree(reply.metadata.message_id)
-            except NoObjectInStoreError:
+            except Exception:  # whatever a client may have sent: it must not end the round for the others
                 yield self._lost(reply)
                 continue
             parts = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
@@ -173,6 +173,7 @@ class LinkGrid(RoundGrid):
     def _lost(self, reply: Message) -> Message:
         self._took(reply)
         self.withdraw([reply.metadata.reply_to_message_id])
+        self._state.object_store.delete(reply.metadata.message_id)
         reply.__dict__["_content"] = None
         reply.__dict__["_error"] = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "The answer did not arrive in full.")
         return reply

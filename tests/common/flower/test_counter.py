@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +14,21 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TIMESTAMP_HEADER
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.proto.fab_pb2 import Fab
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
+from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
+from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.date import now
 from flwr.supercore.error import FlowerError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.superlink.servicer.control import control_handlers
 
+from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256
+from trend_common.flower.counter import _check_answer
 from trend_common.flower.environment import quiet_logs
 from trend_common.flower.gate import FLEET_PATHS
 from trend_common.flower.link import Link
@@ -121,12 +129,62 @@ def test_an_answer_to_a_run_before_a_restart_comes_to_nothing(world: World, call
     message: Any = PROTOBUF_REQUEST_TYPES["POST", path]()
     message.node.node_id = world.nodes[0]
     if call == "push-messages":
-        message.messages_list.add().metadata.run_id = 12345
+        message = answer_of(world, 0)
+        message.messages_list[0].metadata.run_id = 12345
     else:
         message.run_id = 12345
     answer = world.post(path, message.SerializeToString(), world.headers(0))
     assert 400 <= answer.status_code < 500
     assert FlowerError.from_json(answer.text) is not None
+
+
+def answer_of(world: World, number: int) -> Any:
+    """A push of one message in a client's own name, of one part."""
+    message: Any = PROTOBUF_REQUEST_TYPES["POST", "/v1/fleet/push-messages"]()
+    message.node.node_id = world.nodes[number]
+    message.messages_list.add().metadata.src_node_id = world.nodes[number]
+    message.message_object_trees.add().object_id = "a" * 64
+    return message
+
+
+def test_nobody_answers_in_another_s_name_or_of_parts_of_themselves(world: World) -> None:
+    _check_answer(answer_of(world, 0))
+    other = answer_of(world, 0)
+    other.messages_list[0].metadata.src_node_id = world.nodes[1]
+    twice = answer_of(world, 0)
+    twice.messages_list.add().metadata.src_node_id = world.nodes[0]
+    bare = answer_of(world, 0)
+    del bare.message_object_trees[:]
+    looped = answer_of(world, 0)
+    child = looped.message_object_trees[0].children.add(object_id="b" * 64)
+    child.children.add(object_id="a" * 64)
+    wide = answer_of(world, 0)
+    for part in range(64):
+        wide.message_object_trees[0].children.add(object_id=f"{part:064x}")
+    for message in (other, twice, bare, looped, wide):
+        with pytest.raises(FlowerError):
+            _check_answer(message)
+        answer = world.post("/v1/fleet/push-messages", message.SerializeToString(), world.headers(0))
+        assert 400 <= answer.status_code < 500
+
+
+def test_only_what_was_handed_out_can_be_fetched(world: World) -> None:
+    """By its hash any client could ask for parts of another's answer."""
+    state = world.link._state
+    request = StartRunRequest(fab=Fab(hash_str=FAB_SHA256, content=FAB_BYTES))
+    account = AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
+    run = control_handlers.start_run(request, account, state, None).run_id
+    assert world.link._state.object_store.lock_store is state.lock is state._lock_object_push_sessions
+    tree = ObjectTree(object_id=hashlib.sha256(b"secret").hexdigest())
+    state.object_store.preregister(run, tree)
+    state.object_store.store[tree.object_id].content = b"secret"
+    state.object_store.store[tree.object_id].is_available = True
+    pull: Any = PROTOBUF_REQUEST_TYPES["POST", "/v1/fleet/pull-object"]()
+    pull.node.node_id, pull.run_id, pull.object_id = world.nodes[0], run, tree.object_id
+    assert state.get_object(run, tree.object_id) == b"secret"
+    answer = world.post("/v1/fleet/pull-object", pull.SerializeToString(), world.headers(0))
+    assert answer.status_code == 200
+    assert not PullObjectResponse.FromString(answer.content).object_found
 
 
 def test_what_is_no_message_is_refused(world: World) -> None:
