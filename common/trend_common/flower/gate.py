@@ -137,7 +137,7 @@ class Bell:
         if self._take(key) or self._closed:
             return True
         event = self._waiting.setdefault(key, asyncio.Event())
-        # Each request costs some 10 ms: hundreds that come again every few seconds would leave no time for work.
+        # Each request costs some milliseconds: hundreds that come again and again would leave no time for work.
         hold = max(self._hold, min(len(self._waiting) / _IDLE_CALLS, _LONGEST_HOLD))
         try:
             await asyncio.wait_for(event.wait(), hold)
@@ -261,13 +261,12 @@ class Gate:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, key = scope["path"], _public_key(scope)
-        if path == _ACTIVATE and not self._knows_key(key):
-            # Flower answers a stranger and a session that did not end cleanly alike; a person needs to know which.
-            await _answer_json(send, 403, {"code": "unknown-key"})
-            return
-        known = self._knows_key(key)
-        if not known:
-            await _answer(send, 401, b"")  # before anything of it is read
+        if not self._knows_key(key):  # told before anything of the body is read
+            if path == _ACTIVATE:
+                # Flower answers a stranger and a session that did not end cleanly alike; a person wants to know.
+                await _answer_json(send, 403, {"code": "unknown-key"})
+            else:
+                await _answer(send, 401, b"")
             return
         if path == _PULL:
             if not await self._bell.work(key):

@@ -31,7 +31,7 @@ from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256
 from trend_common.flower.counter import _check_answer
 from trend_common.flower.environment import quiet_logs
 from trend_common.flower.gate import FLEET_PATHS
-from trend_common.flower.link import Link
+from trend_common.flower.link import Link, _forget_uploads
 from trend_server.certificates import ensure_certificates
 
 PROTOBUF = {"content-type": "application/protobuf"}
@@ -185,6 +185,18 @@ def test_only_what_was_handed_out_can_be_fetched(world: World) -> None:
     answer = world.post("/v1/fleet/pull-object", pull.SerializeToString(), world.headers(0))
     assert answer.status_code == 200
     assert not PullObjectResponse.FromString(answer.content).object_found
+
+
+def test_an_upload_that_was_begun_and_never_finished_is_let_go(world: World) -> None:
+    state = world.link._state
+    try:
+        names = [state.start_session(7) for _ in range(3)]
+        state._object_push_sessions[names[0]].expires_at = now() - datetime.timedelta(seconds=1)
+        _forget_uploads(state)
+        assert names[0] not in state._object_push_sessions
+        assert set(names[1:]) <= set(state._object_push_sessions)
+    finally:
+        state.delete_sessions_in_run(7)
 
 
 def test_what_is_no_message_is_refused(world: World) -> None:
