@@ -94,6 +94,7 @@ class Target:
             update="gradient" if self.steps == 1 else "weights",
             rank=self.rank,
             windows_per_series=self.windows_per_series,
+            launch_share=0.0,  # a canary is known by its history
             epsilon=self.epsilon,
             delta=self.delta,
             clip=self.clip,
