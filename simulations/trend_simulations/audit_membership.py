@@ -84,6 +84,7 @@ class Arm:
             rounds=self.rounds,
             rank=self.rank,
             train=self.train,
+            launch_share=0.0,  # all windows show the history: the most that there is to remember
             **settings,
         )
         return make_plan(made, backbone=engine.release(), sha256=engine.sha256, seed=seed)
