@@ -147,7 +147,7 @@ _DEFAULT_TOML = """\
 # layers = []                     # e.g. ["head1", "head2"]: train these alone, with less noise for few retailers
 # rank = 2
 # windows_per_series = 4
-# launch_share = 0.25             # of these so many hide the history, for products and retailers that have none
+# launch_share = 0.25             # share of these that hides the history, for products and retailers without one
 # local_learning_rate = 0.001     # for update = "weights"
 # proximal_mu = 0.0               # FedProx, for update = "weights"
 # aggregation = "mean"            # mean, trimmed-mean or median

@@ -50,7 +50,7 @@ from flwr.superlink.servicer.control import control_handlers
 
 from trend_common.errors import UsageError
 from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256
-from trend_common.flower.counter import Counter
+from trend_common.flower.fleet_api import FleetApi
 from trend_common.flower.gate import Bell, EnrolHandler, Gate, RateLimit
 from trend_common.flower.linkgrid import LinkGrid
 
@@ -176,7 +176,9 @@ class Link:
         self._keys: dict[int, bytes] = {}
         self._bell = Bell(hold)
         self._known: set[bytes] = set()
-        gate = Gate(Counter(application), enrol, self._known.__contains__, self._bell, authority=authority, rate=rate)
+        gate = Gate(
+            FleetApi(application), enrol, self._known.__contains__, self._bell, authority=authority, rate=rate
+        )
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]

@@ -28,8 +28,8 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.servicer.control import control_handlers
 
 from trend_common.flower.bundle import FAB_BYTES, FAB_SHA256
-from trend_common.flower.counter import _check_answer
 from trend_common.flower.environment import quiet_logs
+from trend_common.flower.fleet_api import _check_answer
 from trend_common.flower.gate import FLEET_PATHS
 from trend_common.flower.link import Link, _forget_uploads
 from trend_server.certificates import ensure_certificates

@@ -27,7 +27,7 @@ from starlette.responses import Response
 
 from trend_common.flower.gate import Receive, Scope, Send, read_body
 
-__all__ = ["Counter"]
+__all__ = ["FleetApi"]
 
 Handler = Callable[[Any, Any], Any]
 
@@ -49,7 +49,7 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
 }
 
 
-class Counter:
+class FleetApi:
     """An ASGI application that answers the Fleet API's calls.
 
     Args:
